@@ -1,0 +1,1 @@
+"""What api and worker agree on: records, stores, queue, settings, errors. Imports neither."""

@@ -1,0 +1,173 @@
+"""Everything that can go wrong, as one tree.
+
+ReduxqError
+├── InvalidRequest           what the caller sent is not allowed
+│   ├── UnsupportedModel
+│   ├── SourceNotFound
+│   ├── UploadTooLarge
+│   ├── UnsupportedImage
+│   └── BrokenImage
+├── Unauthorized
+├── NotFound
+├── Unavailable              a server we stand on does not answer
+│   ├── RecordsUnavailable
+│   ├── BrokerUnavailable
+│   └── StorageUnavailable
+├── Misconfigured            nothing starts until the operator mends it
+│   └── ModelUnavailable
+├── JobError                 ends a job; its code and message stand in the record
+│   ├── ModelFailed
+│   ├── SourceLost
+│   ├── SourceUnreadable
+│   └── TooManyAttempts
+├── LeaseLost                this worker no longer owns the job and must drop it in silence
+├── ShuttingDown             the worker stops; the job goes back to the queue
+└── IllegalTransition        a record was asked to do what its status does not allow
+
+A class's docstring is its default message, ``code`` is what clients see, ``retryable`` says whether the worker puts
+the job back for another attempt. HTTP statuses and envelopes live in the API alone.
+"""
+
+from typing import Any, ClassVar
+
+
+class ReduxqError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "ERROR"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        super().__init__(self.message)
+
+
+class InvalidRequest(ReduxqError):
+    """The request is not valid."""
+
+    code = "VALIDATION_ERROR"
+
+    def __init__(self, message: str | None = None, *, details: tuple[dict[str, Any], ...] = ()) -> None:
+        super().__init__(message)
+        self.details = details  #: one {field, value, message} for each fault
+
+
+class UnsupportedModel(InvalidRequest):
+    """The model is not supported."""
+
+    code = "UNSUPPORTED_MODEL"
+
+
+class SourceNotFound(InvalidRequest):
+    """There is no such image."""
+
+    code = "ASSET_NOT_FOUND"
+
+
+class UploadTooLarge(InvalidRequest):
+    """The request body is too large."""
+
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class UnsupportedImage(InvalidRequest):
+    """The image is of a type that is not supported."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class BrokenImage(InvalidRequest):
+    """The image cannot be decoded."""
+
+    code = "INVALID_IMAGE"
+
+
+class Unauthorized(ReduxqError):
+    """The API key is missing or not valid."""
+
+    code = "HTTP_EXCEPTION"  # the word the original service uses for it
+
+
+class NotFound(ReduxqError):
+    """There is no such thing."""
+
+    code = "NOT_FOUND"
+
+
+class Unavailable(ReduxqError):
+    """The service cannot be reached right now."""
+
+    code = "SERVICE_UNAVAILABLE"
+    retryable = True
+
+
+class RecordsUnavailable(Unavailable):
+    """The records server cannot be reached."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker cannot be reached."""
+
+
+class StorageUnavailable(Unavailable):
+    """The object storage cannot be reached."""
+
+
+class Misconfigured(ReduxqError):
+    """A setting is missing or wrong."""
+
+    code = "MISCONFIGURED"
+
+
+class ModelUnavailable(Misconfigured):
+    """The model's weights cannot be loaded."""
+
+    code = "MODEL_UNAVAILABLE"
+
+
+class JobError(ReduxqError):
+    """The job failed."""
+
+    code = "JOB_FAILED"
+
+
+class ModelFailed(JobError):
+    """The model failed while it made the variations."""
+
+    code = "MODEL_FAILED"
+
+
+class SourceLost(JobError):
+    """The source image is no longer in the store."""
+
+    code = "SOURCE_LOST"
+
+
+class SourceUnreadable(JobError):
+    """The source image could not be decoded."""
+
+    code = "SOURCE_UNREADABLE"
+
+
+class TooManyAttempts(JobError):
+    """The job's attempts failed too often."""
+
+    code = "TOO_MANY_ATTEMPTS"
+
+
+class LeaseLost(ReduxqError):
+    """Another worker owns the job, or it has ended."""
+
+    code = "LEASE_LOST"
+
+
+class ShuttingDown(ReduxqError):
+    """The worker is shutting down."""
+
+    code = "SHUTTING_DOWN"
+
+
+class IllegalTransition(ReduxqError):
+    """The job's status does not allow that."""
+
+    code = "ILLEGAL_TRANSITION"

@@ -1,0 +1,109 @@
+"""Pictures as files: which types are taken, what they must be, how they are read."""
+
+import struct
+from enum import Enum
+from io import BytesIO
+from typing import BinaryIO, Final, NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shared.errors import BrokenImage, UnsupportedImage
+
+Picture = Image.Image
+
+
+class ImageType(Enum):
+    """File types that are taken, under Pillow's names."""
+
+    PNG = "image/png"
+    JPEG = "image/jpeg"
+    WEBP = "image/webp"
+
+    @property
+    def content_type(self) -> str:
+        return self.value
+
+
+#: How other files begin that people send, to say what came.
+STRANGERS: Final = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF",
+    b"<svg": "an SVG",
+    b"<?xml": "an XML file",
+    b"<": "an HTML or XML file",
+    b"{": "a JSON file",
+    b"PK": "a ZIP archive",
+}
+#: ISO media files name their kind after four bytes of length.
+ISO_BRANDS: Final = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"avif": "an AVIF"}
+
+#: What Pillow raises for bytes that it cannot decode.
+DECODING_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+
+class ImageFacts(NamedTuple):
+    """What an upload turned out to be."""
+
+    type: ImageType
+    width: int
+    height: int
+
+
+def inspect(file: BinaryIO, *, max_pixels: int) -> ImageFacts:
+    """Return what an image file is, having decoded it whole.
+
+    Raises:
+        UnsupportedImage: If it is none of the types that are taken.
+        BrokenImage: If it has too many pixels, is truncated or cannot be decoded.
+    """
+    file.seek(0)
+    head = file.read(32)
+    file.seek(0)
+    if not head:
+        raise BrokenImage("the image is empty (0 bytes); send a PNG, JPEG or WebP image")
+    try:
+        with Image.open(file, formats=[known.name for known in ImageType]) as image:
+            if image.width * image.height > max_pixels:
+                raise BrokenImage(
+                    f"the image has {image.width} x {image.height} = {image.width * image.height} pixels; "
+                    f"at most {max_pixels} are allowed"
+                )
+            image.load()
+            return ImageFacts(ImageType[image.format or ""], image.width, image.height)
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(
+            f"the image is {_looks_like(head)}; allowed are {', '.join(known.name for known in ImageType)}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"the image has too many pixels; at most {max_pixels} are allowed") from error
+    except DECODING_ERRORS as error:
+        raise BrokenImage(f"the image is truncated or damaged: {error}") from error
+
+
+def read_source(data: bytes) -> Picture:
+    """Return the picture that a person sees: upright, in RGB, transparency on white.
+
+    Raises:
+        BrokenImage: If it cannot be decoded.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=[known.name for known in ImageType]) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                clear = upright.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+            return upright.convert("RGB")
+    except DECODING_ERRORS as error:
+        raise BrokenImage(f"the image cannot be decoded: {error}") from error
+
+
+def _looks_like(head: bytes) -> str:
+    if head[4:8] == b"ftyp" and head[8:12] in ISO_BRANDS:
+        return ISO_BRANDS[head[8:12]]
+    for start, name in STRANGERS.items():
+        if head.lstrip().startswith(start):
+            return name
+    return f"of an unknown type (it begins with {head[:8].hex(' ')})"

@@ -1,0 +1,40 @@
+"""One log format for our own events and for the libraries' lines."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import Processor
+
+from shared.settings import LogSettings
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Send every log line of this process to standard error in the chosen format."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor]
+    if settings.format == "json":
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(level=settings.level, handlers=[handler], force=True)
+    for chatty in ("botocore", "urllib3", "httpx", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

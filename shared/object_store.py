@@ -1,0 +1,140 @@
+"""The bucket: sources and variations as objects in any S3-compatible storage."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import quote, unquote, urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from shared.errors import Misconfigured, NotFound, StorageUnavailable
+from shared.ids import AssetKey
+from shared.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+DENIED: Final = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"})
+OURS: Final = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+#: Newer boto3 adds checksums that other servers do not know, and that break ranged reads.
+CONFIG: Final = Config(
+    signature_version="s3v4",
+    s3={"addressing_style": "path"},
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+    connect_timeout=3,
+    read_timeout=15,
+    retries={"mode": "standard", "total_max_attempts": 3},
+)
+
+
+class ObjectStore:
+    """Objects under their keys. Calls block; clients are safe to share between threads."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._settings = settings
+        self.bucket = settings.bucket
+        self._client = self._connect(settings.endpoint)
+
+    def create_bucket(self) -> None:
+        """Make the bucket unless it exists."""
+        with _translated_errors():
+            try:
+                self._client.create_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if _code(error) not in OURS:
+                    raise
+
+    def require_bucket(self) -> None:
+        """Fail unless the bucket can be reached.
+
+        Raises:
+            StorageUnavailable, Misconfigured, NotFound: As the server says.
+        """
+        with _translated_errors():
+            self._client.head_bucket(Bucket=self.bucket)
+
+    def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
+        """Store an object whole or not at all and return its ETag, quotes included."""
+        with _translated_errors():
+            return self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)["ETag"]
+
+    def get(self, key: AssetKey) -> bytes:
+        """Return an object's bytes.
+
+        Raises:
+            NotFound: If there is no such object.
+        """
+        with _translated_errors():
+            return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def delete(self, key: AssetKey) -> None:
+        """Remove an object; one that does not exist is no error."""
+        with _translated_errors():
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
+    def sign(self, key: AssetKey) -> str:
+        """Return a link, as the clients reach it, that works without a key for the time of the settings."""
+        return self._public_client.generate_presigned_url(
+            "get_object",
+            Params={"Bucket": self.bucket, "Key": key},
+            ExpiresIn=int(self._settings.link_seconds.total_seconds()),
+        )
+
+    def location(self, key: AssetKey) -> str:
+        """Return the object's address, as the clients reach it, without a signature."""
+        return f"{self._public_endpoint}/{self.bucket}/{quote(key)}"
+
+    def key_of(self, url: str) -> AssetKey | None:
+        """Return the key that one of our locations or presigned links points to; None for any other URL."""
+        here, there = urlsplit(self._public_endpoint), urlsplit(url)
+        start = f"{here.path}/{self.bucket}/"
+        if (there.scheme, there.netloc) != (here.scheme, here.netloc) or not there.path.startswith(start):
+            return None
+        return AssetKey(unquote(there.path.removeprefix(start)))
+
+    @cached_property
+    def _public_client(self) -> "S3Client":
+        return self._connect(self._settings.public_endpoint or self._settings.endpoint)
+
+    @cached_property
+    def _public_endpoint(self) -> str:
+        return self._public_client.meta.endpoint_url.rstrip("/")
+
+    def _connect(self, endpoint: str | None) -> "S3Client":
+        access_key, secret_key = self._settings.access_key, self._settings.secret_key
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=self._settings.region,
+            aws_access_key_id=access_key.get_secret_value() if access_key else None,
+            aws_secret_access_key=secret_key.get_secret_value() if secret_key else None,
+            config=CONFIG,
+        )
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Raise our own error for what we understand; every other error passes as it is."""
+    try:
+        yield
+    except ClientError as error:
+        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in MISSING:
+            raise NotFound(f"the object storage has no such object: {error}") from error
+        if code in DENIED:
+            raise Misconfigured(f"the object storage refuses us: {error}") from error
+        if status >= 500 or code in {"SlowDown", "RequestTimeout"}:  # noqa: PLR2004  HTTP's server errors
+            raise StorageUnavailable(f"the object storage cannot serve: {error}") from error
+        raise
+    except BotoCoreError as error:
+        raise StorageUnavailable(f"the object storage does not answer: {error}") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,147 @@
+"""Store operations as values: generators of Redis commands, run by a sync client or by an async one.
+
+A program yields commands, is sent their answers and returns its result. It is written once; the worker and the
+dispatcher run it with :func:`run`, the API with :func:`run_async`.
+"""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from shared.errors import Misconfigured, RecordsUnavailable
+
+Command = tuple[str | int | float, ...]
+T = TypeVar("T")
+Program = Generator[Command, Any, T]
+
+SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
+
+
+#: How the answers of a server begin that is up and cannot serve: full, unable to save, a replica, starting, stuck.
+UNAVAILABLE = ("OOM", "MISCONF", "READONLY", "LOADING", "BUSY")
+
+
+class Guard(NamedTuple):
+    """A read command that must answer ``expected`` (``""``: nothing) for a commit to happen."""
+
+    command: Command
+    expected: str
+
+
+#: Checks all guards, then runs all effects, as one atomic step; answers 1, or 0 when a guard did not hold.
+COMMIT_SCRIPT = """
+local plan = cjson.decode(ARGV[1])
+for _, guard in ipairs(plan.guards) do
+  local found = redis.call(unpack(guard.command))
+  if tostring(found or '') ~= guard.expected then return 0 end
+end
+for _, effect in ipairs(plan.effects) do redis.call(unpack(effect)) end
+return 1
+"""
+
+
+def commit(guards: Sequence[Guard], effects: Sequence[Command]) -> Program[bool]:
+    """Apply the effects atomically if every guard holds; return whether they were."""
+    plan = {
+        "guards": [{"command": [str(part) for part in g.command], "expected": g.expected} for g in guards],
+        "effects": [[str(part) for part in effect] for effect in effects],
+    }
+    return bool((yield ("EVAL", COMMIT_SCRIPT, 0, json.dumps(plan))))
+
+
+def run(client: redis.Redis, program: Program[T]) -> T:
+    """Run a program to its end.
+
+    Raises:
+        RecordsUnavailable: If the server does not answer or takes no writes.
+    """
+    with _translated_errors():
+        try:
+            command = next(program)
+            while True:
+                command = program.send(client.execute_command(*command))  # type: ignore[no-untyped-call]
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+async def run_async(client: "redis.asyncio.Redis", program: Program[T]) -> T:
+    """As :func:`run`, without blocking the event loop."""
+    with _translated_errors():
+        try:
+            command = next(program)
+            while True:
+                command = program.send(await client.execute_command(*command))  # type: ignore[no-untyped-call]
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
+    """Return a client that answers or fails within ``timeout`` and never repeats a command by itself."""
+    seconds = timeout.total_seconds()
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def connect_async(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> "redis.asyncio.Redis":
+    """As :func:`connect`, for the event loop."""
+    seconds = timeout.total_seconds()
+    return redis.asyncio.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        retry=AsyncRetry(NoBackoff(), 0),
+    )
+
+
+def require_durable(durability: str) -> Program[None]:
+    """Refuse a records server that could forget what it accepted, unless the operator vouches for it.
+
+    Raises:
+        Misconfigured: If it keeps no append-only file, or does not sync it before it answers.
+    """
+    if durability == "managed":
+        return
+    persistence = yield ("INFO", "persistence")
+    if not int(persistence.get("aof_enabled", 0)):
+        raise Misconfigured(
+            "the records server keeps no append-only file and would forget accepted jobs: set 'appendonly yes' and "
+            "'appendfsync always' there, or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
+        )
+    policy = (yield ("CONFIG", "GET", "appendfsync")).get("appendfsync", "always")
+    if policy != "always":
+        raise Misconfigured(
+            f"the records server has 'appendfsync {policy}' and could forget jobs just accepted: set 'appendfsync "
+            "always' there, or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
+        )
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Raise our own error for a server that cannot serve now; every other error passes as it is."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise RecordsUnavailable(f"the records server does not answer: {error}") from error
+    except ResponseError as error:
+        if not str(error).startswith(UNAVAILABLE):
+            raise
+        raise RecordsUnavailable(f"the records server takes no writes: {error}") from error

@@ -1,0 +1,64 @@
+"""Celery as we use it: one queue of ids, at least once, no results."""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from shared.errors import BrokerUnavailable
+from shared.ids import JobId
+
+TASK: Final = "reduxq.vary"
+QUEUE: Final = "gpu"
+#: A message that was taken and never acknowledged is delivered again after this. Leases bring lost jobs back within
+#: seconds, so it only has to be longer than any job: a shorter one would deliver running jobs again and again.
+VISIBILITY_TIMEOUT: Final = timedelta(hours=6)
+
+CONFIGURATION: Final[dict[str, Any]] = {
+    "task_default_queue": QUEUE,
+    "task_ignore_result": True,
+    "task_acks_late": True,
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_send_sent_event": True,
+    "worker_send_task_events": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_prefetch": True,
+    "worker_hijack_root_logger": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_transport_options": {
+        "visibility_timeout": int(VISIBILITY_TIMEOUT.total_seconds()),
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    },
+}
+
+
+def make_celery(broker_url: str) -> Celery:
+    """Return the Celery application that dispatcher and workers share."""
+    app = Celery("reduxq", broker=broker_url, set_as_current=False)
+    app.conf.update(CONFIGURATION)
+    return app
+
+
+def publish(app: Celery, job_id: JobId) -> None:
+    """Send the message that makes a worker look at a job; the task's id is the job's.
+
+    Raises:
+        BrokerUnavailable: If the broker does not take it. It may have it all the same, which does no harm.
+    """
+    try:
+        app.send_task(TASK, args=(job_id,), task_id=job_id, queue=QUEUE, retry=False)
+    except OperationalError as error:
+        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+
+
+def report_failure(app: Celery, job_id: JobId, reason: str) -> None:
+    """Tell monitors that a task failed whose worker can no longer say so."""
+    with app.events.default_dispatcher() as events:
+        events.send("task-failed", uuid=job_id, exception=reason, traceback="")

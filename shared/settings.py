@@ -1,0 +1,164 @@
+"""Every setting, read from the environment once, in the composition roots alone.
+
+A setting is the environment variable ``REDUXQ_<GROUP>__<NAME>``. The README's table is made from these classes.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import Misconfigured
+
+PREFIX = "REDUXQ_"
+
+
+def _seconds(value: object) -> object:
+    return timedelta(seconds=float(value)) if isinstance(value, str | int | float) else value
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_seconds), PlainSerializer(timedelta.total_seconds)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RecordsSettings(_Group):
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Redis >= 7.2 or Valkey that keeps the records; `appendonly yes`, `appendfsync always`, `noeviction`"""
+    durability: Literal["aof", "managed"] = "aof"
+    """`aof`: refuse a server that could forget; `managed`: the operator vouches for it"""
+
+
+class BrokerSettings(_Group):
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
+    """Redis or Valkey that carries Celery's messages; may be the records' server"""
+
+
+class StorageSettings(_Group):
+    endpoint: str | None = None
+    """URL of the S3 API as the services reach it; empty means Amazon's"""
+    public_endpoint: str | None = None
+    """URL of the S3 API as clients reach it, used to sign links; empty means `endpoint`"""
+    region: str = "us-east-1"
+    """Region to sign for"""
+    bucket: str = "reduxq"
+    """Bucket for sources and variations"""
+    prefix: str = ""
+    """What every object key starts with, as `development/`"""
+    access_key: SecretStr | None = None
+    """Access key; empty means boto3's own search (environment, instance role)"""
+    secret_key: SecretStr | None = None
+    """Secret key that belongs to it"""
+    link_seconds: Seconds = Field(timedelta(days=7), gt=timedelta(0), le=timedelta(days=7))
+    """How long a presigned link works, in seconds"""
+
+
+class ApiSettings(_Group):
+    host: str = "127.0.0.1"
+    """Address to listen on"""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on"""
+    max_upload_bytes: int = Field(50_000_000, gt=0)
+    """Largest image a client may send"""
+    max_pixels: int = Field(64_000_000, gt=0)
+    """Most pixels an image may have"""
+    wait_seconds: Seconds = Field(timedelta(seconds=50), gt=timedelta(0))
+    """How long a blocking call waits for its job, in seconds; real clients give up at 60"""
+
+
+class JobsSettings(_Group):
+    lease_seconds: Seconds = Field(timedelta(seconds=6), ge=timedelta(seconds=1))
+    """A worker silent for this long loses its jobs, in seconds; renewed four times as often"""
+    max_failed_attempts: int = Field(3, ge=1)
+    """A job whose attempts failed this often fails for good"""
+
+
+class DispatcherSettings(_Group):
+    headroom: int = Field(1, ge=0)
+    """Messages published beyond the workers' free slots, so that none waits for the dispatcher"""
+    republish_seconds: Seconds = Field(timedelta(seconds=5), gt=timedelta(0))
+    """A published job that no worker claimed while slots are free is published again after this, in seconds"""
+
+
+class WorkerSettings(_Group):
+    name: str = ""
+    """What monitors call this worker, one name each; empty means host name and process id"""
+    slots: int = Field(2, ge=1)
+    """Jobs one worker holds at a time: one on the GPU, the others loading or storing"""
+    grace_seconds: Seconds = Field(timedelta(seconds=30), ge=timedelta(0))
+    """At shutdown, how long running jobs may finish before they are handed back, in seconds"""
+
+
+class ModelSettings(_Group):
+    base: str = "black-forest-labs/FLUX.1-dev"
+    """Folder or hub id of the base model: transformer, VAE, scheduler"""
+    redux: str = "black-forest-labs/FLUX.1-Redux-dev"
+    """Folder or hub id of the Redux adapter: SigLIP, image embedder"""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Number type the model computes in"""
+    device: str = "cuda"
+    """Torch device: `cuda`, `cuda:1`, `cpu`"""
+
+
+class LogSettings(_Group):
+    format: Literal["text", "json"] = "text"
+    """One line of text or one JSON object for each event"""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is written"""
+
+
+class Settings(BaseSettings):
+    """All settings of all processes; each process reads the groups it needs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    records: RecordsSettings = RecordsSettings()
+    broker: BrokerSettings = BrokerSettings()
+    storage: StorageSettings = StorageSettings()
+    api: ApiSettings = ApiSettings()
+    jobs: JobsSettings = JobsSettings()
+    dispatcher: DispatcherSettings = DispatcherSettings()
+    worker: WorkerSettings = WorkerSettings()
+    model: ModelSettings = ModelSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings that the environment gives.
+
+    Raises:
+        Misconfigured: If a variable is unknown or its value is not allowed; every fault is named.
+    """
+    groups = tuple(f"{PREFIX}{name.upper()}__" for name in Settings.model_fields)
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and not name.startswith(groups))
+    if unknown:
+        raise Misconfigured(f"unknown setting {', '.join(unknown)}; settings are named {PREFIX}<GROUP>__<NAME>")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise Misconfigured("; ".join(_explain(fault) for fault in error.errors())) from error
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    name = PREFIX + "__".join(str(part).upper() for part in fault["loc"])
+    return f"{name}: {fault['msg']}, not {fault['input']!r}"
+
+
+def settings_table() -> str:
+    """Return all settings as a Markdown table: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for group, field in Settings.model_fields.items():
+        defaults = field.default.model_dump()
+        for name, inner in type(field.default).model_fields.items():
+            default = defaults[name]
+            shown = default.get_secret_value() if isinstance(default, SecretStr) else default
+            cell = "" if shown in (None, "") else f"`{shown:g}`" if isinstance(shown, float) else f"`{shown}`"
+            rows.append(f"| `{PREFIX}{group.upper()}__{name.upper()}` | {cell} | {inner.description} |")
+    return "\n".join(rows)
