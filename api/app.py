@@ -1,0 +1,50 @@
+"""Puts the API together: servers, middleware, facades."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+
+from api import health, onemin, problems
+from api.middleware import BodyLimit, RequestId
+from api.services import Services
+from api.waiting import BLOCK, Completions
+from shared.job_store import JobStore
+from shared.object_store import ObjectStore
+from shared.programs import connect_async, require_durable, run_async
+from shared.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the API as an ASGI application; it connects when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        url = settings.records.url.get_secret_value()
+        async with connect_async(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
+            await run_async(records, require_durable(settings.records.durability))
+            completions = Completions(following)
+            app.state.services = Services(
+                settings=settings,
+                records=records,
+                jobs=JobStore(settings.jobs.lease_seconds),
+                objects=ObjectStore(settings.storage),
+                completions=completions,
+                decoders=CapacityLimiter(os.cpu_count() or 1),
+            )
+            follower = asyncio.create_task(completions.follow())
+            yield
+            follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await follower
+
+    app = FastAPI(title="reduxq", lifespan=lifespan)
+    app.add_middleware(BodyLimit, max_upload_bytes=settings.api.max_upload_bytes)
+    app.add_middleware(RequestId)
+    problems.add_handlers(app)
+    app.include_router(onemin.router)
+    app.include_router(health.router)
+    return app

@@ -1,0 +1,134 @@
+"""The dispatcher: owns everything between acceptance and claim.
+
+It publishes only as many messages as living workers have free slots and takes back jobs whose worker fell silent. Any
+number may run; the one that holds the lead acts. Whatever it forgets at a crash it reads again from the records.
+"""
+
+import signal
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import Event
+from typing import Final
+from uuid import uuid4
+
+import redis
+import structlog
+from celery import Celery
+
+from api.dispatch_policy import choose, window
+from shared import dispatch_store, jobs, queue
+from shared.errors import Unavailable
+from shared.ids import JobId
+from shared.job_store import JobStore
+from shared.log import configure_logging
+from shared.programs import connect, require_durable, run
+from shared.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+LEAD: Final = timedelta(seconds=3)  #: a silent leader is replaced after this
+ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when nobody rings
+PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
+
+
+class Dispatcher:
+    """Publishes queued jobs and takes back lost ones, round by round."""
+
+    def __init__(self, settings: Settings, records: redis.Redis, app: Celery) -> None:
+        self._settings = settings
+        self._records = records
+        self._app = app
+        self._store = JobStore(settings.jobs.lease_seconds)
+        self._name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
+        self._server_run = ""
+        self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
+        self._free_since: float | None = None  #: monotonic; since when workers have had free slots
+
+    def run(self, stop: Event) -> None:
+        """Work until told to stop; servers that do not answer are waited for."""
+        while not stop.is_set():
+            try:
+                self.round()
+                run(self._records, dispatch_store.wait_for_ring(ROUND))
+            except Unavailable as error:
+                log.warning("waiting for a server", error=error.message)
+                self._server_run = ""
+                stop.wait(PAUSE)
+        run(self._records, dispatch_store.step_down(self._name))
+
+    def round(self) -> None:
+        """Do once all there is to do, if this dispatcher leads."""
+        if not run(self._records, dispatch_store.lead(self._name, LEAD)):
+            self._server_run = ""  # a new leader begins with one quiet lease
+            return
+        if self._leases_can_be_trusted():
+            self._take_back_lost_jobs()
+        self._publish()
+
+    def _leases_can_be_trusted(self) -> bool:
+        """Say whether the records server has been up for one lease, so that a missing lease means a lost worker."""
+        server_run = run(self._records, dispatch_store.server_run())
+        if server_run != self._server_run:
+            self._server_run = server_run
+            self._quiet_until = time.monotonic() + self._settings.jobs.lease_seconds.total_seconds()
+        return time.monotonic() >= self._quiet_until
+
+    def _take_back_lost_jobs(self) -> None:
+        for job_id in run(self._records, self._store.unleased()):
+            transition = partial(_lose, limit=self._settings.jobs.max_failed_attempts, now=datetime.now(UTC))
+            record = run(self._records, self._store.take_back(job_id, transition))
+            if record is None:
+                continue
+            log.warning("took back a job", job=job_id, attempt=record.attempt, status=record.status)
+            if record.failure:
+                queue.report_failure(self._app, job_id, f"{record.failure.name}: {record.failure.message}")
+
+    def _publish(self) -> None:
+        slots = sum(run(self._records, dispatch_store.living_workers()).values())
+        running = run(self._records, dispatch_store.running_count())
+        under_way = run(self._records, dispatch_store.published_jobs())
+        stale = self._unclaimed(under_way, free=slots - running)
+        count = window(
+            slots=slots, running=running, under_way=len(under_way), headroom=self._settings.dispatcher.headroom
+        )
+        queued = run(self._records, dispatch_store.queued_jobs(count + len(under_way))) if count else []
+        batch = stale + choose(queued, under_way, count)
+        # Marked first: a claim removes the mark, and must find it there.
+        run(self._records, dispatch_store.mark_published(batch))
+        for job_id in batch:
+            queue.publish(self._app, job_id)
+            log.info("published", job=job_id, again=job_id in stale)
+
+    def _unclaimed(self, under_way: dict[JobId, float], free: int) -> list[JobId]:
+        """Return the published jobs that free workers should have claimed long ago: their messages are lost."""
+        if free <= 0:
+            self._free_since = None
+            return []
+        patience = self._settings.dispatcher.republish_seconds.total_seconds()
+        self._free_since = time.monotonic() if self._free_since is None else self._free_since
+        if time.monotonic() - self._free_since < patience:
+            return []
+        return [job_id for job_id, age in under_way.items() if age > patience]
+
+
+def _lose(record: jobs.JobRecord, *, limit: int, now: datetime) -> jobs.JobRecord:
+    reason = "its worker fell silent"
+    return jobs.fail_attempt(record, attempt=record.attempt, reason=reason, limit=limit, now=now)
+
+
+def main() -> None:
+    """Run a dispatcher until SIGTERM or SIGINT."""
+    settings = load_settings()
+    configure_logging(settings.log)
+    records = connect(settings.records.url.get_secret_value())
+    run(records, require_durable(settings.records.durability))
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Dispatcher(settings, records, queue.make_celery(settings.broker.url.get_secret_value())).run(stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What happens around every request: its id, and the limit of its body."""
+
+import re
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import UploadTooLarge
+
+REQUEST_ID: Final = re.compile(r"[\w.-]{1,128}", re.ASCII)
+MAX_JSON_BYTES: Final = 1_000_000
+MULTIPART_OVERHEAD: Final = 100_000  #: bytes beside the file: boundaries, part headers, small fields
+
+
+class RequestId:
+    """Gives every request an id, the caller's own if it sent one, and tells it in ``x-request-id`` and the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else str(uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """Counts a body while it is read and refuses it when it grows too large, whatever its headers promise."""
+
+    def __init__(self, app: ASGIApp, *, max_upload_bytes: int) -> None:
+        self._app = app
+        self._max_upload_bytes = max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        multipart = headers.get("content-type", "").lower().startswith("multipart/")
+        allowed, limit = MAX_JSON_BYTES, MAX_JSON_BYTES
+        if multipart:
+            allowed, limit = self._max_upload_bytes, self._max_upload_bytes + MULTIPART_OVERHEAD
+        promised = headers.get("content-length", "")
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if max(received, int(promised) if promised.isdecimal() else 0) > limit:
+                raise UploadTooLarge(f"the request body is larger than the {allowed} bytes that are allowed")
+            return message
+
+        await self._app(scope, receive_counted, send)

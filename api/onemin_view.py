@@ -1,0 +1,145 @@
+"""Records and assets as 1min.ai's clients read them."""
+
+import mimetypes
+from datetime import datetime
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+from api.uploads import Upload
+from shared.job_store import Report
+from shared.jobs import JobRecord, JobStatus
+from shared.object_store import ObjectStore
+from shared.teams import TeamUser
+
+STATUSES: Final = {
+    JobStatus.QUEUED: "PROCESSING",
+    JobStatus.RUNNING: "PROCESSING",
+    JobStatus.SUCCEEDED: "SUCCESS",
+    JobStatus.FAILED: "FAILURE",
+    JobStatus.CANCELED: "FAILURE",
+}
+
+
+def ai_record(report: Report, user: TeamUser, objects: ObjectStore) -> dict[str, Any]:
+    """Return ``{"aiRecord": ...}``; its links are signed now."""
+    record = report.record
+    urls = [objects.sign(variation.key) for variation in record.variations]
+    view = {
+        "uuid": record.id,
+        "userId": record.user_id,
+        "teamId": record.team_id,
+        "teamUser": _team_user(user),
+        "model": record.echo.model,
+        "type": record.echo.type,
+        "metadata": record.echo.metadata,
+        "rating": None,
+        "feedback": None,
+        "conversationId": record.echo.conversation_id,
+        "status": STATUSES[record.status],
+        "createdAt": instant(record.created_at),
+        "aiRecordDetail": {
+            "promptObject": record.echo.prompt_object,
+            "resultObject": _result_object(record),
+            "responseObject": {},
+        },
+        "additionalData": _additional_data(report, urls),
+        "temporaryUrl": urls[0] if urls else None,
+    }
+    return {"aiRecord": view}
+
+
+def _team_user(user: TeamUser) -> dict[str, Any]:
+    return {
+        "teamId": user.team_id,
+        "userId": user.user_id,
+        "userName": user.user_name,
+        "userAvatar": None,
+        "status": "ACTIVE",
+        "role": "ADMIN",
+        "creditLimit": user.credit_limit,
+        "usedCredit": user.used_credit,
+        "createdAt": instant(user.created_at),
+        "createdBy": "SYSTEM",
+        "updatedAt": instant(user.created_at),
+        "updatedBy": "SYSTEM",
+    }
+
+
+def _result_object(record: JobRecord) -> list[str] | dict[str, str]:
+    if record.failure:
+        return record.failure.model_dump()
+    return [variation.key for variation in record.variations]
+
+
+def _additional_data(report: Report, urls: list[str]) -> dict[str, Any]:
+    record = report.record
+    return {
+        "temporaryUrls": urls,
+        "seeds": record.parameters.seeds,
+        "flagged": [],
+        "safetyChecker": "none",
+        "attempt": record.attempt,
+        "queuePosition": report.queue_position,
+        "progress": report.progress._asdict() if report.progress else None,
+        "price": record.parameters.price,
+        "timings": _timings(record),
+        "model": record.model.model_dump() if record.model else None,
+        "requestId": record.echo.request_id,
+    }
+
+
+def _timings(record: JobRecord) -> dict[str, float]:
+    """Return seconds: how long the job waited and ran, and what its last attempt spent them on."""
+    timings = dict(record.timings)
+    if record.started_at:
+        timings["queueSeconds"] = round((record.started_at - record.created_at).total_seconds(), 3)
+    if record.started_at and record.finished_at:
+        timings["runSeconds"] = round((record.finished_at - record.started_at).total_seconds(), 3)
+    return timings
+
+
+def asset_answer(upload: Upload, objects: ObjectStore) -> dict[str, Any]:
+    """Return all fields that the Asset API's known clients read, each from its own place."""
+    asset, content_type = upload.asset, upload.asset.content_type
+    return {
+        "asset": {
+            "fieldname": "asset",
+            "originalname": upload.original_name,
+            "encoding": "7bit",
+            "mimetype": content_type,
+            "size": asset.size_bytes,
+            "bucket": objects.bucket,
+            "key": asset.key,
+            "acl": "private",
+            "contentType": content_type,
+            "contentDisposition": None,
+            "contentEncoding": None,
+            "storageClass": "STANDARD",
+            "serverSideEncryption": None,
+            "metadata": {
+                "team-id": asset.team_id,
+                "user-id": asset.user_id,
+                "fieldname": "asset",
+                "originalname": upload.original_name,
+                "encoding": "7bit",
+                "mimetype": content_type,
+            },
+            "location": objects.location(asset.key),
+            "etag": upload.etag,
+        },
+        "fileContent": {
+            "uuid": str(uuid5(NAMESPACE_URL, asset.key)),
+            "path": asset.key,
+            "type": (mimetypes.guess_extension(content_type) or "").lstrip("."),
+            "name": asset.key.rsplit("/", 1)[-1],
+            "content": "",
+            "status": "ACTIVE",
+            "metadata": {"token": 0, "character": 0},
+            "createdAt": instant(asset.created_at),
+        },
+    }
+
+
+def instant(moment: datetime) -> str:
+    """Return ``2024-09-30T06:39:00.540Z``."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

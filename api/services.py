@@ -1,0 +1,40 @@
+"""What the API's routes work with, built once by the composition root."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis.asyncio
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+
+from api.waiting import Completions
+from shared.job_store import JobStore
+from shared.object_store import ObjectStore
+from shared.programs import Program, T, run_async
+from shared.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """Servers and settings."""
+
+    settings: Settings
+    records: "redis.asyncio.Redis"
+    jobs: JobStore
+    objects: ObjectStore
+    completions: Completions
+    decoders: CapacityLimiter  #: images decoded at the same time
+
+    async def run(self, program: Program[T]) -> T:
+        """Run a store operation."""
+        return await run_async(self.records, program)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Run a blocking call, such as boto3's, beside the event loop."""
+        return await to_thread.run_sync(call)
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that serves this request."""
+    services: Services = request.app.state.services
+    return services
