@@ -1,0 +1,85 @@
+"""Puts a worker together: model, engine, leases, runner, Celery."""
+
+import os
+import socket
+from threading import Timer
+
+import structlog
+from celery import Celery, signals
+
+from shared import queue
+from shared.errors import ShuttingDown
+from shared.job_store import JobStore
+from shared.jobs import ModelIdentity
+from shared.object_store import ObjectStore
+from shared.programs import connect, require_durable, run
+from shared.settings import Settings
+from worker.engine import Engine, Model
+from worker.lease import LeaseKeeper
+from worker.runner import Runner
+from worker.tasks import register
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One worker process around one warm model.
+
+    Raises:
+        Misconfigured: If the records server could forget.
+        RecordsUnavailable: If it does not answer.
+    """
+
+    def __init__(self, settings: Settings, model: Model, identity: ModelIdentity) -> None:
+        self._settings = settings
+        self._name = settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
+        records = connect(settings.records.url.get_secret_value())
+        run(records, require_durable(settings.records.durability))
+        store = JobStore(settings.jobs.lease_seconds)
+        self._engine = Engine(model)
+        self._keeper = LeaseKeeper(records, store, name=self._name, slots=settings.worker.slots)
+        self._runner = Runner(
+            update=lambda job_id, transition: run(records, store.update(job_id, transition)),
+            hold=self._keeper.hold,
+            objects=ObjectStore(settings.storage),
+            engine=self._engine,
+            model=identity,
+            prefix=settings.storage.prefix,
+            max_failed_attempts=settings.jobs.max_failed_attempts,
+        )
+
+    def work(self) -> None:
+        """Take jobs until SIGTERM; then finish or hand back what runs, and return."""
+        app = queue.make_celery(self._settings.broker.url.get_secret_value())
+        register(app, self._runner.run)
+        signals.setup_logging.connect(_keep_our_logging)
+        signals.worker_shutting_down.connect(self._on_shutting_down)
+        self._engine.start()
+        self._keeper.start()
+        log.info("ready", worker=self._name)
+        try:
+            _consume(app, self._name, self._settings.worker.slots)
+        finally:
+            self._keeper.stop()
+            self._engine.stop()
+
+    def _on_shutting_down(self, **_: object) -> None:
+        """Give running jobs the grace period, then take them away from the engine at its next step."""
+        grace = Timer(self._settings.worker.grace_seconds.total_seconds(), self._keeper.end_all, [ShuttingDown()])
+        grace.daemon = True
+        grace.start()
+        self._keeper.retire()
+
+
+def _consume(app: Celery, name: str, slots: int) -> None:
+    arguments = ["worker", "--pool", "threads", "--concurrency", str(slots), "--hostname", name]
+    arguments += ["--queues", queue.QUEUE, "--without-mingle", "--without-gossip"]
+    try:
+        app.worker_main(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def _keep_our_logging(**_: object) -> None:
+    """Celery configures logging unless somebody answers its signal."""
