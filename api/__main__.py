@@ -1,15 +1,13 @@
 """``python -m api``: the submission API."""
 
-import sys
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from shared.errors import ReduxqError
-from shared.log import configure_logging
-from shared.settings import load_settings
+from shared.settings import Settings
+from shared.startup import start
 
 
 class Server(uvicorn.Server):
@@ -25,19 +23,12 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def main() -> None:
+def serve(settings: Settings) -> None:
     """Serve until SIGTERM."""
-    try:
-        settings = load_settings()
-    except ReduxqError as error:
-        sys.exit(f"reduxq api: {error.message}")
-    configure_logging(settings.log)
     app = create_app(settings)
-    config = uvicorn.Config(
-        app, host=settings.api.host, port=settings.api.port, log_config=None, timeout_graceful_shutdown=10
-    )
-    Server(config, app).run()
+    host, port = settings.api.host, settings.api.port
+    Server(uvicorn.Config(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=10), app).run()
 
 
 if __name__ == "__main__":
-    main()
+    start("api", serve)

@@ -14,7 +14,7 @@ from api.services import Services
 from api.waiting import BLOCK, Completions
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
-from shared.programs import connect_async, require_durable, run_async
+from shared.programs import connect_async
 from shared.settings import Settings
 
 
@@ -25,7 +25,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.records.url.get_secret_value()
         async with connect_async(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
-            await run_async(records, require_durable(settings.records.durability))
             completions = Completions(following)
             app.state.services = Services(
                 settings=settings,

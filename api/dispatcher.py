@@ -7,6 +7,7 @@ number may run; the one that holds the lead acts. Whatever it forgets at a crash
 import signal
 import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import Event
@@ -22,9 +23,9 @@ from shared import dispatch_store, jobs, queue
 from shared.errors import Unavailable
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.log import configure_logging
-from shared.programs import connect, require_durable, run
-from shared.settings import Settings, load_settings
+from shared.programs import connect, run
+from shared.settings import Settings
+from shared.startup import start
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +57,8 @@ class Dispatcher:
                 log.warning("waiting for a server", error=error.message)
                 self._server_run = ""
                 stop.wait(PAUSE)
-        run(self._records, dispatch_store.step_down(self._name))
+        with suppress(Unavailable):
+            run(self._records, dispatch_store.step_down(self._name))
 
     def round(self) -> None:
         """Do once all there is to do, if this dispatcher leads."""
@@ -87,8 +89,9 @@ class Dispatcher:
 
     def _publish(self) -> None:
         slots = sum(run(self._records, dispatch_store.living_workers()).values())
-        running = run(self._records, dispatch_store.running_count())
+        # In this order a job that is claimed in between counts twice, and never not at all.
         under_way = run(self._records, dispatch_store.published_jobs())
+        running = run(self._records, dispatch_store.running_count())
         stale = self._unclaimed(under_way, free=slots - running)
         count = window(
             slots=slots, running=running, under_way=len(under_way), headroom=self._settings.dispatcher.headroom
@@ -118,17 +121,14 @@ def _lose(record: jobs.JobRecord, *, limit: int, now: datetime) -> jobs.JobRecor
     return jobs.fail_attempt(record, attempt=record.attempt, reason=reason, limit=limit, now=now)
 
 
-def main() -> None:
+def dispatch(settings: Settings) -> None:
     """Run a dispatcher until SIGTERM or SIGINT."""
-    settings = load_settings()
-    configure_logging(settings.log)
-    records = connect(settings.records.url.get_secret_value())
-    run(records, require_durable(settings.records.durability))
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Dispatcher(settings, records, queue.make_celery(settings.broker.url.get_secret_value())).run(stop)
+    app = queue.make_celery(settings.broker.url.get_secret_value())
+    Dispatcher(settings, connect(settings.records.url.get_secret_value()), app).run(stop)
 
 
 if __name__ == "__main__":
-    main()
+    start("dispatcher", dispatch)

@@ -3,7 +3,6 @@
 ReduxqError
 ├── InvalidRequest           what the caller sent is not allowed
 │   ├── UnsupportedModel
-│   ├── SourceNotFound
 │   ├── UploadTooLarge
 │   ├── UnsupportedImage
 │   └── BrokenImage
@@ -11,14 +10,12 @@ ReduxqError
 ├── NotFound
 ├── Unavailable              a server we stand on does not answer
 │   ├── RecordsUnavailable
-│   ├── BrokerUnavailable
 │   └── StorageUnavailable
 ├── Misconfigured            nothing starts until the operator mends it
 │   └── ModelUnavailable
 ├── JobError                 ends a job; its code and message stand in the record
 │   ├── ModelFailed
-│   ├── SourceLost
-│   ├── SourceUnreadable
+│   ├── SourceUnusable
 │   └── TooManyAttempts
 ├── LeaseLost                this worker no longer owns the job and must drop it in silence
 ├── ShuttingDown             the worker stops; the job goes back to the queue
@@ -56,12 +53,6 @@ class UnsupportedModel(InvalidRequest):
     """The model is not supported."""
 
     code = "UNSUPPORTED_MODEL"
-
-
-class SourceNotFound(InvalidRequest):
-    """There is no such image."""
-
-    code = "ASSET_NOT_FOUND"
 
 
 class UploadTooLarge(InvalidRequest):
@@ -105,10 +96,6 @@ class RecordsUnavailable(Unavailable):
     """The records server cannot be reached."""
 
 
-class BrokerUnavailable(Unavailable):
-    """The broker cannot be reached."""
-
-
 class StorageUnavailable(Unavailable):
     """The object storage cannot be reached."""
 
@@ -137,16 +124,10 @@ class ModelFailed(JobError):
     code = "MODEL_FAILED"
 
 
-class SourceLost(JobError):
-    """The source image is no longer in the store."""
+class SourceUnusable(JobError):
+    """The source image can no longer be read."""
 
-    code = "SOURCE_LOST"
-
-
-class SourceUnreadable(JobError):
-    """The source image could not be decoded."""
-
-    code = "SOURCE_UNREADABLE"
+    code = "SOURCE_UNUSABLE"
 
 
 class TooManyAttempts(JobError):

@@ -15,7 +15,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -28,8 +28,8 @@ Program = Generator[Command, Any, T]
 SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
 
 
-#: How the answers of a server begin that is up and cannot serve: full, unable to save, a replica, starting, stuck.
-UNAVAILABLE = ("OOM", "MISCONF", "READONLY", "LOADING", "BUSY")
+#: How the answers of a server begin that is up and cannot serve: unable to save, stuck in a script.
+UNAVAILABLE = ("MISCONF", "BUSY")
 
 
 class Guard(NamedTuple):
@@ -142,6 +142,6 @@ def _translated_errors() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise RecordsUnavailable(f"the records server does not answer: {error}") from error
     except ResponseError as error:
-        if not str(error).startswith(UNAVAILABLE):
+        if not isinstance(error, OutOfMemoryError | ReadOnlyError) and not str(error).startswith(UNAVAILABLE):
             raise
         raise RecordsUnavailable(f"the records server takes no writes: {error}") from error

@@ -1,12 +1,15 @@
 """Celery as we use it: one queue of ids, at least once, no results."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
-from shared.errors import BrokerUnavailable
+from shared.errors import Unavailable
 from shared.ids import JobId
 
 TASK: Final = "reduxq.vary"
@@ -50,15 +53,26 @@ def publish(app: Celery, job_id: JobId) -> None:
     """Send the message that makes a worker look at a job; the task's id is the job's.
 
     Raises:
-        BrokerUnavailable: If the broker does not take it. It may have it all the same, which does no harm.
+        Unavailable: If the broker does not take it. It may have it all the same, which does no harm.
     """
-    try:
+    with _translated_errors():
         app.send_task(TASK, args=(job_id,), task_id=job_id, queue=QUEUE, retry=False)
-    except OperationalError as error:
-        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
 
 
 def report_failure(app: Celery, job_id: JobId, reason: str) -> None:
-    """Tell monitors that a task failed whose worker can no longer say so."""
-    with app.events.default_dispatcher() as events:
+    """Tell monitors that a task failed whose worker can no longer say so.
+
+    Raises:
+        Unavailable: If the broker does not take it.
+    """
+    with _translated_errors(), app.events.default_dispatcher() as events:
         events.send("task-failed", uuid=job_id, exception=reason, traceback="")
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Raise our own error for a broker that does not answer; every other error passes as it is."""
+    try:
+        yield
+    except (OperationalError, RedisError) as error:
+        raise Unavailable(f"the broker does not answer: {error}") from error

@@ -130,14 +130,14 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
 
 
-def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+def load_settings() -> Settings:
     """Return the settings that the environment gives.
 
     Raises:
         Misconfigured: If a variable is unknown or its value is not allowed; every fault is named.
     """
     groups = tuple(f"{PREFIX}{name.upper()}__" for name in Settings.model_fields)
-    unknown = sorted(name for name in environment if name.startswith(PREFIX) and not name.startswith(groups))
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and not name.startswith(groups))
     if unknown:
         raise Misconfigured(f"unknown setting {', '.join(unknown)}; settings are named {PREFIX}<GROUP>__<NAME>")
     try:

@@ -12,7 +12,7 @@ from shared.errors import ShuttingDown
 from shared.job_store import JobStore
 from shared.jobs import ModelIdentity
 from shared.object_store import ObjectStore
-from shared.programs import connect, require_durable, run
+from shared.programs import connect, run
 from shared.settings import Settings
 from worker.engine import Engine, Model
 from worker.lease import LeaseKeeper
@@ -23,29 +23,22 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """One worker process around one warm model.
-
-    Raises:
-        Misconfigured: If the records server could forget.
-        RecordsUnavailable: If it does not answer.
-    """
+    """One worker process around one warm model."""
 
     def __init__(self, settings: Settings, model: Model, identity: ModelIdentity) -> None:
         self._settings = settings
         self._name = settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
         records = connect(settings.records.url.get_secret_value())
-        run(records, require_durable(settings.records.durability))
         store = JobStore(settings.jobs.lease_seconds)
         self._engine = Engine(model)
         self._keeper = LeaseKeeper(records, store, name=self._name, slots=settings.worker.slots)
         self._runner = Runner(
+            settings,
             update=lambda job_id, transition: run(records, store.update(job_id, transition)),
-            hold=self._keeper.hold,
+            keeper=self._keeper,
             objects=ObjectStore(settings.storage),
             engine=self._engine,
             model=identity,
-            prefix=settings.storage.prefix,
-            max_failed_attempts=settings.jobs.max_failed_attempts,
         )
 
     def work(self) -> None:

@@ -69,7 +69,7 @@ class LeaseKeeper:
         self._name = name
         self._slots = slots
         self._pause = store.lease / RENEWALS
-        self._leases: dict[JobId, Lease] = {}
+        self._leases: set[Lease] = set()
         self._ending: ReduxqError | None = None
         self._retired = False
         self._lock = Lock()
@@ -95,20 +95,20 @@ class LeaseKeeper:
         """Keep the lease of a claimed job renewed for the time of the block."""
         lease = Lease(record)
         with self._lock:
-            self._leases[record.id] = lease
+            self._leases.add(lease)
             if self._ending:
                 lease.end(self._ending)
         try:
             yield lease
         finally:
             with self._lock:
-                self._leases.pop(record.id, None)
+                self._leases.discard(lease)
 
     def end_all(self, error: ReduxqError) -> None:
         """End every lease held now or taken later."""
         with self._lock:
             self._ending = error
-            for lease in self._leases.values():
+            for lease in self._leases:
                 lease.end(error)
 
     def _keep(self) -> None:
@@ -120,7 +120,7 @@ class LeaseKeeper:
             if due and self._try(announce_worker(self._name, self._slots, self._store.lease)):
                 announced = now
             with self._lock:
-                leases = list(self._leases.values())
+                leases = list(self._leases)
             for lease in leases:
                 if lease.progress != lease.told or now - lease.renewed >= pause:
                     self._renew(lease, now)

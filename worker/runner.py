@@ -7,10 +7,9 @@ way it can end is in :meth:`Runner.run`. There is no Celery, torch, boto3 or Red
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -18,44 +17,25 @@ from shared import jobs
 from shared.errors import (
     BrokenImage,
     IllegalTransition,
-    JobError,
     LeaseLost,
     NotFound,
     RecordsUnavailable,
     ReduxqError,
     ShuttingDown,
-    SourceLost,
-    SourceUnreadable,
+    SourceUnusable,
 )
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
-from shared.jobs import JobRecord, ModelIdentity, Parameters, Transition, Variation
+from shared.jobs import JobRecord, ModelIdentity, Transition, Variation
+from shared.object_store import ObjectStore
+from shared.settings import Settings
 from worker.encoding import TYPES, encode
-from worker.engine import Watch
+from worker.engine import Engine
+from worker.lease import Lease, LeaseKeeper
 
 log = structlog.get_logger(__name__)
 
 PAUSE: Final = 1.0  #: seconds before a finished job's record is written again when its server does not answer
-
-
-class Objects(Protocol):
-    """Where sources and variations are."""
-
-    def get(self, key: AssetKey) -> bytes: ...
-    def put(self, key: AssetKey, body: bytes, content_type: str) -> str: ...
-    def delete(self, key: AssetKey) -> None: ...
-
-
-class Varying(Protocol):
-    """Who makes the variations."""
-
-    def vary(self, source: Picture, parameters: Parameters, watch: Watch) -> list[Picture]: ...
-
-
-class HeldLease(Watch, Protocol):
-    """The right to the job."""
-
-    attempt: int
 
 
 class Stopwatch:
@@ -75,33 +55,31 @@ class Runner:
     """Runs jobs, each in the thread that calls :meth:`run`.
 
     Args:
-        update: Changes a record by a transition.
-        hold: Keeps a claimed job's lease renewed.
+        settings: The operator's prefix and limit of failed attempts.
+        update: Changes a stored record by a transition.
+        keeper: Keeps claimed jobs' leases renewed.
         objects: Where sources and variations are.
         engine: Makes the variations.
         model: What the record says about the weights.
-        prefix: What the operator's object keys start with.
-        max_failed_attempts: After so many a job fails for good.
     """
 
     def __init__(
         self,
+        settings: Settings,
         *,
         update: Callable[[JobId, Transition], JobRecord],
-        hold: Callable[[JobRecord], AbstractContextManager[HeldLease]],
-        objects: Objects,
-        engine: Varying,
+        keeper: LeaseKeeper,
+        objects: ObjectStore,
+        engine: Engine,
         model: ModelIdentity,
-        prefix: str,
-        max_failed_attempts: int,
     ) -> None:
+        self._prefix = settings.storage.prefix
+        self._limit = settings.jobs.max_failed_attempts
         self._update = update
-        self._hold = hold
+        self._keeper = keeper
         self._objects = objects
         self._engine = engine
         self._model = model
-        self._prefix = prefix
-        self._limit = max_failed_attempts
 
     def run(self, job_id: JobId) -> JobRecord | None:
         """Run a job's next attempt.
@@ -115,7 +93,7 @@ class Runner:
         except (NotFound, IllegalTransition, RecordsUnavailable) as error:
             log.info("not claimed", job=job_id, reason=error.message)
             return None
-        with self._hold(record) as lease:
+        with self._keeper.hold(record) as lease:
             try:
                 return self._settle(lease, job_id, self._attempt(record, lease))
             except LeaseLost as error:
@@ -128,7 +106,7 @@ class Runner:
         transition = partial(jobs.claim, now=datetime.now(UTC), prefix=self._prefix, digits=digits)
         return self._update(job_id, transition)
 
-    def _attempt(self, record: JobRecord, lease: HeldLease) -> Transition:
+    def _attempt(self, record: JobRecord, lease: Lease) -> Transition:
         """Do the job's work and return the transition that says how it went.
 
         Raises:
@@ -141,17 +119,16 @@ class Runner:
             raise
         except ShuttingDown:
             return partial(jobs.hand_back, attempt=record.attempt)
-        except JobError as error:
-            return partial(jobs.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
         except Exception as error:
-            # Not the job's fault, as far as we know: another attempt may have better luck.
+            if isinstance(error, ReduxqError) and not error.retryable:
+                return partial(jobs.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
             log.exception("an attempt failed", job=record.id, attempt=record.attempt)
-            reason = error.message if isinstance(error, ReduxqError) else f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
             return partial(
                 jobs.fail_attempt, attempt=record.attempt, reason=reason, limit=self._limit, now=datetime.now(UTC)
             )
 
-    def _vary(self, record: JobRecord, lease: HeldLease) -> Transition:
+    def _vary(self, record: JobRecord, lease: Lease) -> Transition:
         watch = Stopwatch()
         source = self._read_source(record.parameters.source)
         watch.lap("sourceSeconds")
@@ -172,11 +149,11 @@ class Runner:
         try:
             return read_source(self._objects.get(key))
         except NotFound as error:
-            raise SourceLost(f"the source {key} is no longer in the store") from error
+            raise SourceUnusable(f"the source {key} is no longer in the store") from error
         except BrokenImage as error:
-            raise SourceUnreadable(error.message) from error
+            raise SourceUnusable(f"the source {key}: {error.message}") from error
 
-    def _store(self, record: JobRecord, pictures: list[Picture], lease: HeldLease) -> tuple[Variation, ...]:
+    def _store(self, record: JobRecord, pictures: list[Picture], lease: Lease) -> tuple[Variation, ...]:
         """Store every picture, or none."""
         parameters, stored = record.parameters, list[Variation]()
         content_type = TYPES[parameters.output_format].content_type
@@ -191,7 +168,7 @@ class Runner:
             raise
         return tuple(stored)
 
-    def _settle(self, lease: HeldLease, job_id: JobId, transition: Transition) -> JobRecord:
+    def _settle(self, lease: Lease, job_id: JobId, transition: Transition) -> JobRecord:
         """Write how the attempt went; a records server that is away is waited for."""
         while True:
             try:

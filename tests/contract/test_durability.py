@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import pytest
+
+from shared.errors import Misconfigured
+from shared.programs import connect, require_durable, run
+from tests import servers
+
+
+def test_a_server_that_syncs_before_it_answers_is_good(tmp_path: Path) -> None:
+    with servers.valkey(tmp_path) as url, connect(url) as records:
+        run(records, require_durable("aof"))
+
+
+@pytest.mark.parametrize(
+    ("appendonly", "appendfsync", "message"),
+    [("no", "always", "appendonly yes"), ("yes", "everysec", "appendfsync everysec"), ("yes", "no", "appendfsync no")],
+)
+def test_a_server_that_could_forget_is_refused_unless_the_operator_vouches_for_it(
+    tmp_path: Path, appendonly: str, appendfsync: str, message: str
+) -> None:
+    with servers.valkey(tmp_path, appendonly=appendonly, appendfsync=appendfsync) as url, connect(url) as records:
+        with pytest.raises(Misconfigured, match=f"{message}.*REDUXQ_RECORDS__DURABILITY=managed"):
+            run(records, require_durable("aof"))
+        run(records, require_durable("managed"))

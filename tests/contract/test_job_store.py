@@ -1,0 +1,230 @@
+"""The job store on a real Valkey, through both of its drivers."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+
+from shared import assets, dispatch_store
+from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
+from shared.ids import JobId, TeamId
+from shared.job_store import COMPLETIONS, JobStore, Progress
+from shared.jobs import JobRecord, JobStatus, fail, fail_attempt, hand_back, succeed
+from shared.programs import Program, connect_async, run, run_async
+from tests.samples import MODEL, NOW, record, start, variations_of
+
+STORE = JobStore(timedelta(seconds=1))
+Do = Callable[[Program[Any]], Any]
+
+
+@pytest.fixture(params=["sync", "async"])
+def do(request: pytest.FixtureRequest, records: redis.Redis, valkey: str) -> Do:
+    """Runs a program, as the worker does and as the API does."""
+
+    async def once(program: Program[Any]) -> Any:
+        async with connect_async(valkey) as client:
+            return await run_async(client, program)
+
+    if request.param == "sync":
+        return partial(run, records)
+    return lambda program: asyncio.run(once(program))
+
+
+def finish(job: JobRecord) -> Callable[[JobRecord], JobRecord]:
+    return partial(succeed, attempt=job.attempt, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
+
+
+def test_an_accepted_job_is_found_again_and_stands_in_the_queue(do: Do) -> None:
+    first, second = record(), record(created_at=NOW + timedelta(milliseconds=1))
+    assert do(STORE.accept(second))
+    assert do(STORE.accept(first))
+    assert do(STORE.get(first.id)) == first
+    assert do(STORE.report(second.id)).queue_position == 2
+    assert do(dispatch_store.queued_jobs(5)) == [first.id, second.id]
+
+
+def test_an_id_is_accepted_once(do: Do) -> None:
+    job = record()
+    assert do(STORE.accept(job))
+    assert not do(STORE.accept(job.model_copy(update={"failed_attempts": 9})))
+    assert do(STORE.get(job.id)) == job
+
+
+def test_an_unknown_job_cannot_be_changed(do: Do) -> None:
+    assert do(STORE.report(JobId("none"))) is None
+    with pytest.raises(NotFound, match="none"):
+        do(STORE.update(JobId("none"), start))
+
+
+def test_a_claim_moves_the_job_and_takes_its_lease(do: Do) -> None:
+    job = record()
+    do(STORE.accept(job))
+    do(dispatch_store.mark_published([job.id]))
+    running = do(STORE.update(job.id, start))
+    assert do(STORE.get(job.id)) == running
+    assert do(dispatch_store.queued_jobs(5)) == []
+    assert do(dispatch_store.published_jobs()) == {}
+    assert do(dispatch_store.running_count()) == 1
+    assert do(STORE.unleased()) == []
+
+
+def test_a_transition_that_raises_changes_nothing(do: Do) -> None:
+    job = record()
+    do(STORE.accept(job))
+    running = do(STORE.update(job.id, start))
+    with pytest.raises(LeaseLost):
+        do(STORE.update(job.id, partial(hand_back, attempt=2)))
+    assert do(STORE.get(job.id)) == running
+
+
+def test_a_change_that_comes_between_makes_the_transition_run_again(do: Do, records: redis.Redis) -> None:
+    job = record()
+    do(STORE.accept(job))
+    seen = []
+
+    def claim_after_another_came_and_went(before: JobRecord) -> JobRecord:
+        if not seen:
+            other = run(records, STORE.update(job.id, start))
+            run(records, STORE.update(job.id, partial(hand_back, attempt=other.attempt)))
+        seen.append(before.attempt)
+        return start(before)
+
+    assert do(STORE.update(job.id, claim_after_another_came_and_went)).attempt == 2
+    assert seen == [0, 1]
+
+
+def test_only_one_of_many_claims_wins(valkey: str, records: redis.Redis) -> None:
+    job = record()
+    run(records, STORE.accept(job))
+
+    async def claim_all() -> list[Any]:
+        async with connect_async(valkey) as client:
+            claims = (run_async(client, STORE.update(job.id, start)) for _ in range(20))
+            return await asyncio.gather(*claims, return_exceptions=True)
+
+    outcomes = asyncio.run(claim_all())
+    assert [type(outcome) for outcome in outcomes].count(JobRecord) == 1
+
+
+def test_finishing_tells_it_once_gives_the_variations_an_owner_and_counts_their_price(
+    do: Do, records: redis.Redis
+) -> None:
+    job = record(num_outputs=2)
+    do(STORE.accept(job))
+    running = do(STORE.update(job.id, start))
+    done = do(STORE.update(job.id, finish(running)))
+    assert do(STORE.update(job.id, finish(running))) == done
+    entries: Any = records.xrange(COMPLETIONS)
+    assert [fields for _, fields in entries] == [{"id": job.id, "status": "succeeded"}]
+    assert records.hget("user:user", "used_credit") == str(job.parameters.price)
+    for key in running.planned_keys:
+        assert do(assets.find(key, TeamId("team"))).content_type == "image/webp"
+        assert do(assets.find(key, TeamId("other"))) is None
+
+
+def test_a_failed_job_is_told_and_costs_nothing(do: Do, records: redis.Redis) -> None:
+    job = record()
+    do(STORE.accept(job))
+    do(STORE.update(job.id, start))
+    failed = do(STORE.update(job.id, partial(fail, attempt=1, error=ModelFailed("broken"), now=NOW)))
+    assert failed.failure.message == "broken"
+    entries: Any = records.xrange(COMPLETIONS)
+    assert [fields["status"] for _, fields in entries] == ["failed"]
+    assert records.hget("user:user", "used_credit") is None
+
+
+def test_a_lease_lapses_and_the_job_is_taken_back_to_its_old_place(do: Do) -> None:
+    job, younger = record(), record(created_at=NOW + timedelta(seconds=1))
+    for each in (job, younger):
+        do(STORE.accept(each))
+    do(STORE.update(job.id, start))
+    lose = partial(fail_attempt, attempt=1, reason="silent", limit=3, now=NOW)
+    assert do(STORE.take_back(job.id, lose)) is None
+    time.sleep(1.1)
+    assert do(STORE.unleased()) == [job.id]
+    assert do(STORE.take_back(job.id, lose)).status is JobStatus.QUEUED
+    assert do(dispatch_store.queued_jobs(5)) == [job.id, younger.id]
+    with pytest.raises(LeaseLost):
+        do(STORE.renew(job.id, 1, None))
+
+
+def test_an_expired_lease_that_nobody_took_is_still_its_holders(do: Do) -> None:
+    job = record()
+    do(STORE.accept(job))
+    running = do(STORE.update(job.id, start))
+    time.sleep(1.1)
+    do(STORE.renew(job.id, 1, Progress(3, 28)))
+    assert do(STORE.unleased()) == []
+    assert do(STORE.report(job.id)).progress == Progress(3, 28)
+    assert do(STORE.update(job.id, finish(running))).status is JobStatus.SUCCEEDED
+
+
+def test_progress_ends_with_the_attempt(do: Do) -> None:
+    job = record()
+    do(STORE.accept(job))
+    do(STORE.update(job.id, start))
+    do(STORE.renew(job.id, 1, Progress(3, 28)))
+    do(STORE.update(job.id, partial(hand_back, attempt=1)))
+    do(STORE.update(job.id, start))
+    assert do(STORE.report(job.id)).progress is None
+
+
+def test_two_dispatchers_never_lead_at_once(do: Do) -> None:
+    soon = timedelta(seconds=0.3)
+    assert do(dispatch_store.lead("one", soon))
+    assert not do(dispatch_store.lead("two", soon))
+    assert do(dispatch_store.lead("one", soon))
+    time.sleep(0.4)
+    assert do(dispatch_store.lead("two", soon))
+    do(dispatch_store.step_down("one"))
+    assert do(dispatch_store.leader()) == "two"
+    do(dispatch_store.step_down("two"))
+    assert do(dispatch_store.lead("one", soon))
+
+
+def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do) -> None:
+    do(dispatch_store.announce_worker("one", 2, timedelta(seconds=0.3)))
+    do(dispatch_store.announce_worker("two", 3, timedelta(seconds=9)))
+    assert do(dispatch_store.living_workers()) == {"one": 2, "two": 3}
+    time.sleep(0.4)
+    assert do(dispatch_store.living_workers()) == {"two": 3}
+    do(dispatch_store.retire_worker("two"))
+    assert do(dispatch_store.living_workers()) == {}
+
+
+def test_the_doorbell_wakes_once_however_often_it_was_rung(do: Do) -> None:
+    for _ in range(3):
+        do(STORE.accept(record()))
+    started = time.monotonic()
+    do(dispatch_store.wait_for_ring(timedelta(seconds=1)))
+    assert time.monotonic() - started < 0.5
+    do(dispatch_store.wait_for_ring(timedelta(seconds=0.5)))
+    assert time.monotonic() - started >= 0.5
+
+
+def test_a_server_that_is_gone_is_named_as_such(records: redis.Redis) -> None:
+    records.connection_pool.connection_kwargs["port"] = 1
+    records.connection_pool.disconnect()
+    with pytest.raises(RecordsUnavailable, match="does not answer"):
+        run(records, STORE.get(JobId("any")))
+
+
+def test_a_full_server_refuses_a_job_whole(do: Do, records: redis.Redis) -> None:
+    records.config_set("maxmemory", "1")
+    job = record()
+    with pytest.raises(RecordsUnavailable, match="takes no writes"):
+        do(STORE.accept(job))
+    records.config_set("maxmemory", "0")
+    assert do(STORE.get(job.id)) is None
+    assert do(dispatch_store.queued_jobs(5)) == []
+
+
+def test_an_error_that_is_not_understood_passes_as_it_is(records: redis.Redis) -> None:
+    records.set("job:odd", "a string where a hash should be")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        run(records, STORE.get(JobId("odd")))

@@ -1,0 +1,71 @@
+"""The object store on a real S3 server."""
+
+import time
+from datetime import timedelta
+from io import BytesIO
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from shared.errors import Misconfigured, NotFound, StorageUnavailable
+from shared.ids import AssetKey
+from shared.object_store import ObjectStore
+from shared.settings import StorageSettings
+from tests.servers import free_port
+
+KEY = AssetKey("images/a cat & co.png")
+
+
+def test_what_is_put_is_got_until_it_is_deleted(objects: ObjectStore) -> None:
+    etag = objects.put(KEY, BytesIO(b"bytes"), "image/png")
+    assert etag.startswith('"')
+    assert objects.get(KEY) == b"bytes"
+    objects.delete(KEY)
+    objects.delete(KEY)
+    with pytest.raises(NotFound):
+        objects.get(KEY)
+
+
+def test_making_the_bucket_twice_is_no_error(objects: ObjectStore) -> None:
+    objects.create_bucket()
+    objects.require_bucket()
+
+
+def test_a_link_works_and_one_changed_character_breaks_it(objects: ObjectStore) -> None:
+    objects.put(KEY, b"bytes", "image/png")
+    link = objects.sign(KEY)
+    assert "X-Amz-Expires=604800" in link
+    assert httpx.get(link).content == b"bytes"
+    changed = link[:-1] + ("0" if link[-1] != "0" else "1")
+    assert httpx.get(changed).status_code == 403
+    assert httpx.get(link.replace("604800", "604799")).status_code == 403
+    assert httpx.get(link.partition("?")[0]).status_code in {400, 403}
+
+
+def test_an_expired_link_no_longer_works(objects: ObjectStore, storage: StorageSettings) -> None:
+    brief = ObjectStore(storage.model_copy(update={"link_seconds": timedelta(seconds=1)}))
+    objects.put(KEY, b"bytes", "image/png")
+    link = brief.sign(KEY)
+    assert httpx.get(link).status_code == 200
+    time.sleep(2.1)
+    assert httpx.get(link).status_code in {400, 403}
+
+
+def test_links_name_the_public_endpoint_and_lead_back_to_their_key(storage: StorageSettings) -> None:
+    store = ObjectStore(storage.model_copy(update={"public_endpoint": "https://images.example/s3"}))
+    link = store.sign(KEY)
+    assert link.startswith("https://images.example/s3/tests/images/a%20cat%20%26%20co.png?")
+    assert store.key_of(link) == KEY
+    assert store.key_of(store.location(KEY)) == KEY
+    for foreign in ("images/cat.png", "https://evil.example/s3/tests/images/cat.png", "https://images.example/x/tests"):
+        assert store.key_of(foreign) is None
+
+
+def test_a_storage_that_is_away_is_told_from_one_that_refuses_us(storage: StorageSettings) -> None:
+    away = ObjectStore(storage.model_copy(update={"endpoint": f"http://127.0.0.1:{free_port()}"}))
+    with pytest.raises(StorageUnavailable, match="does not answer"):
+        away.get(KEY)
+    wrong = ObjectStore(storage.model_copy(update={"secret_key": SecretStr("wrong-secret")}))
+    with pytest.raises(Misconfigured, match="refuses us"):
+        wrong.put(KEY, b"bytes", "image/png")

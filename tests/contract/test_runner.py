@@ -1,0 +1,217 @@
+"""The life of a job in the worker, on a real Valkey and a real S3 server; only the weights are missing."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+
+from shared.errors import NotFound, RecordsUnavailable, ShuttingDown, StorageUnavailable
+from shared.ids import AssetKey, JobId
+from shared.images import read_source
+from shared.job_store import JobStore
+from shared.jobs import JobRecord, JobStatus, Transition, fail_attempt
+from shared.object_store import ObjectStore
+from shared.programs import run
+from shared.settings import Settings
+from tests.models import PacedModel
+from tests.samples import MODEL, NOW, encoded, picture, record, start
+from tests.servers import wait_until
+from worker.engine import Engine
+from worker.lease import LeaseKeeper
+from worker.runner import Runner
+
+STORE = JobStore(timedelta(seconds=1))
+SOURCE = AssetKey("images/source.png")
+
+
+class Desk:
+    """A worker without Celery."""
+
+    def __init__(self, records: redis.Redis, objects: ObjectStore) -> None:
+        self.records = records
+        self.objects = objects
+        self.model = PacedModel()
+        self.engine = Engine(self.model)
+        self.keeper = LeaseKeeper(records, STORE, name="one", slots=2)
+        self.runner = self.runner_with(objects)
+        self.engine.start()
+        self.keeper.start()
+
+    def runner_with(self, objects: Any) -> Runner:
+        return Runner(
+            Settings(), update=self.update, keeper=self.keeper, objects=objects, engine=self.engine, model=MODEL
+        )
+
+    def update(self, job_id: JobId, transition: Transition) -> JobRecord:
+        return run(self.records, STORE.update(job_id, transition))
+
+    def accept(self, **parameters: Any) -> JobId:
+        job = record(**parameters)
+        assert run(self.records, STORE.accept(job))
+        return job.id
+
+    def stored(self, job_id: JobId) -> JobRecord:
+        job = run(self.records, STORE.get(job_id))
+        assert job is not None
+        return job
+
+    def is_there(self, key: AssetKey) -> bool:
+        try:
+            return bool(self.objects.get(key))
+        except NotFound:
+            return False
+
+
+@pytest.fixture
+def desk(records: redis.Redis, objects: ObjectStore) -> Iterator[Desk]:
+    objects.put(SOURCE, encoded(picture(), "PNG"), "image/png")
+    desk = Desk(records, objects)
+    yield desk
+    desk.keeper.stop()
+    desk.engine.stop()
+
+
+def test_a_queued_job_ends_with_its_variations_at_the_planned_keys(desk: Desk) -> None:
+    job_id = desk.accept(num_outputs=2, num_inference_steps=3, megapixels="0.25", output_format="png")
+    done = desk.runner.run(job_id)
+    assert done is not None
+    assert done == desk.stored(job_id)
+    assert done.status is JobStatus.SUCCEEDED
+    assert tuple(variation.key for variation in done.variations) == done.planned_keys
+    assert [variation.seed for variation in done.variations] == [7, 8]
+    for variation in done.variations:
+        data = desk.objects.get(variation.key)
+        assert len(data) == variation.size_bytes
+        assert read_source(data).size == (576, 448)
+    assert set(done.timings) == {"sourceSeconds", "modelSeconds", "storeSeconds"}
+    assert done.model == MODEL
+
+
+def test_a_job_that_is_not_queued_is_left_alone(desk: Desk) -> None:
+    job_id = desk.accept(num_inference_steps=1)
+    done = desk.runner.run(job_id)
+    assert desk.runner.run(job_id) is None
+    assert desk.runner.run(JobId("unknown")) is None
+    assert desk.stored(job_id) == done
+
+
+def test_a_job_that_fails_in_the_model_is_a_failed_job_and_the_next_one_succeeds(desk: Desk) -> None:
+    desk.model.fails_for = frozenset({13})
+    failed = desk.runner.run(desk.accept(seed=13))
+    assert failed is not None
+    assert failed.failure is not None
+    assert failed.failure.code == "MODEL_FAILED"
+    assert "RuntimeError: CUDA error" in failed.failure.message
+    done = desk.runner.run(desk.accept())
+    assert done is not None
+    assert done.status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("data", [None, b"not an image"])
+def test_a_source_that_cannot_be_read_fails_the_job(desk: Desk, data: bytes | None) -> None:
+    source = AssetKey("images/gone.png")
+    desk.objects.delete(source)
+    if data:
+        desk.objects.put(source, data, "image/png")
+    failed = desk.runner.run(desk.accept(source=source))
+    assert failed is not None
+    assert failed.failure is not None
+    assert failed.failure.code == "SOURCE_UNUSABLE"
+    assert source in failed.failure.message
+
+
+def test_progress_is_told_while_the_job_runs_and_the_lease_outlives_its_length(desk: Desk) -> None:
+    desk.model.pace = 0.1
+    job_id = desk.accept(num_inference_steps=20)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(desk.runner.run, job_id)
+        steps = set()
+        while not running.done():
+            report = run(desk.records, STORE.report(job_id))
+            steps.add(report.progress.step if report and report.progress else 0)
+            assert run(desk.records, STORE.unleased()) == []
+            time.sleep(0.05)
+    assert len(steps) > 3
+    assert desk.stored(job_id).attempt == 1
+
+
+def test_a_worker_that_lost_its_lease_stops_and_leaves_nothing_behind(desk: Desk) -> None:
+    desk.model.pace = 0.05
+    job_id = desk.accept(num_inference_steps=50)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(desk.runner.run, job_id)
+        wait_until(lambda: desk.stored(job_id).status is JobStatus.RUNNING)
+        keys = desk.stored(job_id).planned_keys
+        desk.update(job_id, partial(fail_attempt, attempt=1, reason="as the dispatcher does", limit=3, now=NOW))
+        desk.update(job_id, start)
+        assert running.result(2) is None
+    assert desk.stored(job_id).attempt == 2
+    assert desk.stored(job_id).status is JobStatus.RUNNING
+    assert not any(desk.is_there(key) for key in keys)
+
+
+def test_a_job_is_handed_back_at_shutdown_and_counts_as_no_failure(desk: Desk) -> None:
+    desk.model.pace = 0.05
+    job_id = desk.accept(num_inference_steps=50)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(desk.runner.run, job_id)
+        wait_until(lambda: desk.stored(job_id).status is JobStatus.RUNNING)
+        desk.keeper.end_all(ShuttingDown())
+        back = running.result(2)
+    assert back is not None
+    assert (back.status, back.attempt, back.failed_attempts) == (JobStatus.QUEUED, 1, 0)
+
+
+class LosesTheSecondPut:
+    """An object store whose server goes away after the first variation."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self.put_keys: list[AssetKey] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def put(self, key: AssetKey, body: bytes, content_type: str) -> str:
+        if self.put_keys:
+            raise StorageUnavailable
+        self.put_keys.append(key)
+        return self._objects.put(key, body, content_type)
+
+
+def test_variations_are_complete_or_absent_and_the_job_gets_another_attempt(desk: Desk) -> None:
+    lossy = LosesTheSecondPut(desk.objects)
+    job_id = desk.accept(num_outputs=2, num_inference_steps=1)
+    back = desk.runner_with(lossy).run(job_id)
+    assert back is not None
+    assert (back.status, back.failed_attempts) == (JobStatus.QUEUED, 1)
+    assert len(lossy.put_keys) == 1
+    assert not desk.is_there(lossy.put_keys[0])
+    done = desk.runner.run(job_id)
+    assert done is not None
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+
+
+def test_a_finish_whose_answer_was_lost_is_repeated_and_deletes_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runner.PAUSE", 0.01)
+    lost = []
+
+    def lose_the_first_answer(job_id: JobId, transition: Transition) -> JobRecord:
+        result = Desk.update(desk, job_id, transition)
+        if result.status is JobStatus.SUCCEEDED and not lost:
+            lost.append(result)
+            raise RecordsUnavailable
+        return result
+
+    monkeypatch.setattr(desk.runner, "_update", lose_the_first_answer)
+    done = desk.runner.run(desk.accept(num_inference_steps=1))
+    assert lost == [done]
+    assert done is not None
+    assert all(desk.is_there(key) for key in done.planned_keys)

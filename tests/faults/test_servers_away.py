@@ -1,0 +1,190 @@
+"""Servers that freeze, die and come back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from shared import dispatch_store
+from shared.job_store import JobStore
+from shared.jobs import JobStatus
+from shared.keys import create_key
+from shared.object_store import ObjectStore
+from shared.programs import connect, run
+from shared.queue import QUEUE
+from tests import servers
+from tests.integration.conftest import feature, upload
+from tests.samples import encoded, picture, record, start
+from tests.servers import wait_until
+
+STORE = JobStore(timedelta(seconds=1))
+
+
+@contextmanager
+def frozen(records: redis.Redis) -> Iterator[None]:
+    """Stop the server's process without its connections noticing."""
+    info = run(records, _info())
+    os.kill(info, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(info, signal.SIGCONT)
+
+
+def _info() -> Iterator[tuple[str, ...]]:
+    found = yield ("INFO", "server")
+    return found["process_id"]
+
+
+@pytest.fixture
+def client(tmp_path: Path, valkey: str, records: redis.Redis, objects: ObjectStore, s3: str) -> Iterator[httpx.Client]:
+    """A client of an API that no worker stands behind."""
+    key = run(records, create_key("lab", "Ada"))
+    environment = {"REDUXQ_API__WAIT_SECONDS": "1"} | servers.settings_for(valkey, s3)
+    with (
+        servers.api(tmp_path, environment) as url,
+        httpx.Client(base_url=url, headers={"API-KEY": key}, timeout=30) as client,
+    ):
+        yield client
+
+
+def test_a_frozen_records_server_is_answered_with_503_within_two_seconds(
+    client: httpx.Client, records: redis.Redis
+) -> None:
+    with frozen(records):
+        for method, path in (("POST", "/api/features"), ("GET", "/api/results/x"), ("GET", "/healthz")):
+            started = time.monotonic()
+            answer = client.request(method, path)
+            assert time.monotonic() - started < 2
+            assert answer.status_code == 503
+        answer = client.post("/api/assets", files={"asset": ("a.png", encoded(picture(), "PNG"))})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert answer.json()["errorCode"] == "SERVICE_UNAVAILABLE"
+    assert client.get("/api/results/x").status_code == 200
+
+
+def test_a_blocking_call_whose_time_runs_out_gets_the_processing_record(client: httpx.Client) -> None:
+    source = upload(client, encoded(picture(), "PNG"))["key"]
+    started = time.monotonic()
+    answer = feature(client, source, wait=True)
+    assert 1 <= time.monotonic() - started < 2
+    assert answer["status"] == "PROCESSING"
+    assert answer["additionalData"]["queuePosition"] == 1
+
+
+def test_an_accepted_job_survives_the_death_of_the_records_server(tmp_path: Path) -> None:
+    jobs = [record() for _ in range(50)]
+    with servers.valkey(tmp_path) as url, connect(url) as records:
+        for job in jobs:
+            run(records, STORE.accept(job))
+        os.kill(run(records, _info()), signal.SIGKILL)
+    with servers.valkey(tmp_path) as url, connect(url) as records:
+        assert [run(records, STORE.get(job.id)) for job in jobs] == jobs
+        assert set(run(records, dispatch_store.queued_jobs(99))) == {job.id for job in jobs}
+
+
+def test_a_process_refuses_a_records_server_that_could_forget_with_one_clear_line(tmp_path: Path, s3: str) -> None:
+    with servers.valkey(tmp_path, appendonly="no") as url:
+        environment = os.environ | servers.settings_for(url, s3)
+        for module in ("api", "api.dispatcher", "worker"):
+            command = [sys.executable, "-m", module]
+            ended = subprocess.run(
+                command, env=environment, cwd=servers.ROOT, capture_output=True, text=True, check=False
+            )
+            assert ended.returncode == 1
+            assert "would forget accepted jobs" in ended.stderr
+            assert "Traceback" not in ended.stderr
+
+
+def test_a_storage_that_is_away_leaves_nothing_of_an_upload(tmp_path: Path, valkey: str, records: redis.Redis) -> None:
+    key = run(records, create_key("lab", "Ada"))
+    nowhere = f"http://127.0.0.1:{servers.free_port()}"
+    with servers.api(tmp_path, servers.settings_for(valkey, nowhere)) as url:
+        files = {"asset": ("a.png", encoded(picture(), "PNG"))}
+        answer = httpx.post(f"{url}/api/assets", files=files, headers={"API-KEY": key}, timeout=60)
+    assert answer.status_code == 503
+    assert "object storage" in answer.json()["message"]
+    assert records.keys("asset:*") == []
+
+
+@pytest.fixture
+def dispatcher(tmp_path: Path, valkey: str, s3: str) -> Iterator[redis.Redis]:
+    """A dispatcher with short times and a worker that says it lives; gives the broker's client."""
+    environment = {"REDUXQ_JOBS__LEASE_SECONDS": "1", "REDUXQ_DISPATCHER__REPUBLISH_SECONDS": "1"}
+    command = [sys.executable, "-m", "api.dispatcher"]
+    log = tmp_path / "dispatcher.log"
+    with (
+        servers.process(command, log, environment | servers.settings_for(valkey, s3)),
+        connect(f"{valkey}/1") as broker,
+        connect(valkey) as records,
+    ):
+        wait_until(lambda: run(records, dispatch_store.leader()))
+        run(records, dispatch_store.announce_worker("one", 2, timedelta(minutes=1)))
+        yield broker
+
+
+def test_no_more_is_published_than_workers_can_take(dispatcher: redis.Redis, records: redis.Redis) -> None:
+    jobs = [record(created_at=datetime.now(UTC)) for _ in range(6)]
+    for job in jobs:
+        run(records, STORE.accept(job))
+    wait_until(lambda: dispatcher.llen(QUEUE) == 3)  # two slots and the headroom
+    assert set(run(records, dispatch_store.published_jobs())) == {job.id for job in jobs[:3]}
+    run(records, STORE.update(jobs[0].id, start))
+    run(records, STORE.update(jobs[1].id, start))
+    time.sleep(0.5)
+    assert set(run(records, dispatch_store.published_jobs())) == {jobs[2].id}
+
+
+def test_jobs_whose_messages_a_wiped_broker_lost_are_published_again(
+    dispatcher: redis.Redis, records: redis.Redis
+) -> None:
+    run(records, STORE.accept(record()))
+    wait_until(lambda: dispatcher.llen(QUEUE) == 1)
+    dispatcher.flushdb()
+    wait_until(lambda: dispatcher.llen(QUEUE) == 1, 5)
+
+
+def test_a_job_whose_worker_fell_silent_is_taken_back_and_given_up_after_the_limit(
+    dispatcher: redis.Redis, records: redis.Redis
+) -> None:
+    job = record()
+    run(records, STORE.accept(job))
+    for attempt in (1, 2, 3):
+        run(records, STORE.update(job.id, start))
+        wait_until(lambda: _failed_attempts(records, job.id) == attempt, 5)  # noqa: B023  used at once
+    ended = run(records, STORE.get(job.id))
+    assert ended is not None
+    assert ended.status is JobStatus.FAILED
+    assert ended.failure is not None
+    assert ended.failure.message == "3 attempts failed; the last: its worker fell silent"
+
+
+def _failed_attempts(records: redis.Redis, job_id: str) -> int:
+    job = run(records, STORE.get(job_id))
+    return job.failed_attempts if job else -1
+
+
+def test_a_second_dispatcher_takes_over_when_the_first_is_killed(tmp_path: Path, valkey: str, s3: str) -> None:
+    command, environment = [sys.executable, "-m", "api.dispatcher"], servers.settings_for(valkey, s3)
+    with (
+        connect(valkey) as records,
+        connect(f"{valkey}/1") as broker,
+        servers.process(command, tmp_path / "1.log", environment) as first,
+    ):
+        wait_until(lambda: run(records, dispatch_store.leader()))
+        with servers.process(command, tmp_path / "2.log", environment):
+            run(records, dispatch_store.announce_worker("one", 2, timedelta(minutes=1)))
+            time.sleep(1.5)
+            first.kill()
+            first.wait()
+            run(records, STORE.accept(record()))
+            wait_until(lambda: broker.llen(QUEUE) == 1, 5)

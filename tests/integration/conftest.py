@@ -1,0 +1,107 @@
+"""One whole local stack, with everything real, for all tests of this tier that leave it standing."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from shared.keys import create_key
+from shared.programs import connect, run
+from tests.samples import encoded, picture
+from tests.servers import process, wait_until
+
+
+@dataclass
+class Stack:
+    """A running stack as its user sees it."""
+
+    folder: Path
+    told: dict[str, Any]  #: stack.json
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        return httpx.Client(base_url=self.told["api_url"], headers={"API-KEY": key or self.told["api_key"]}, timeout=60)
+
+    def records(self) -> redis.Redis:
+        return connect(self.told["redis_url"])
+
+    def new_key(self, team: str) -> str:
+        with self.records() as records:
+            return run(records, create_key(team, "somebody"))
+
+    def flower(self, uuid: str) -> dict[str, Any] | None:
+        """What Flower knows about a task."""
+        auth = (self.told["flower_user"], self.told["flower_password"])
+        answer = httpx.get(f"{self.told['flower_url']}/api/task/info/{uuid}", auth=auth)
+        task: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
+        return task
+
+    def flower_state(self, uuid: str) -> str | None:
+        task = self.flower(uuid)
+        return task["state"] if task else None
+
+    def objects(self) -> set[str]:
+        """Every object's path in the bucket."""
+        bucket = self.folder / "s3" / "reduxq"
+        return {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    data = folder / "data"
+    log = folder / "up.log"
+    with process([sys.executable, "-m", "reduxq", "up", "--port", "0", "--data", str(data)], log) as up:
+        place = data / "stack.json"
+        wait_until(lambda: place.exists() or up.poll() is not None, 60)
+        assert up.poll() is None, log.read_text()
+        yield Stack(data, json.loads(place.read_text()))
+    assert up.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def client(stack: Stack) -> Iterator[httpx.Client]:
+    with stack.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def source(client: httpx.Client) -> dict[str, Any]:
+    """An uploaded picture."""
+    return upload(client, encoded(picture(640, 480), "PNG"))
+
+
+def upload(client: httpx.Client, data: bytes, name: str = "cat.png") -> dict[str, Any]:
+    answer = client.post("/api/assets", files={"asset": (name, data)})
+    assert answer.status_code == 200, answer.text
+    asset: dict[str, Any] = answer.json()["asset"]
+    return asset
+
+
+def feature(client: httpx.Client, image: str, *, wait: bool = False, **prompt: Any) -> dict[str, Any]:
+    """Submit a job that a CPU makes in a second."""
+    chosen = {"imageUrl": image, "megapixels": "0.25", "num_inference_steps": 2} | prompt
+    body = {"type": "IMAGE_VARIATOR", "model": "black-forest-labs/flux-redux-dev", "promptObject": chosen}
+    answer = client.post("/api/features", json=body | {"async": not wait})
+    assert answer.status_code == 200, answer.text
+    record: dict[str, Any] = answer.json()["aiRecord"]
+    return record
+
+
+def result(client: httpx.Client, uuid: str) -> dict[str, Any]:
+    record: dict[str, Any] = client.get(f"/api/results/{uuid}").json()["aiRecord"]
+    return record
+
+
+def wait_for(client: httpx.Client, uuid: str, seconds: float = 60) -> dict[str, Any]:
+    until = time.monotonic() + seconds
+    while (record := result(client, uuid))["status"] == "PROCESSING":
+        assert time.monotonic() < until, record
+        time.sleep(0.1)
+    return record

@@ -1,0 +1,72 @@
+"""What a person sees in Flower is what the record says."""
+
+from typing import Any
+
+import httpx
+
+from shared import queue
+from shared.ids import JobId
+from shared.job_store import JobStore
+from shared.programs import run
+from shared.settings import Settings
+from tests.integration.conftest import Stack, feature, result, upload, wait_for
+from tests.samples import encoded, picture, record, start
+from tests.servers import wait_until
+
+
+def test_a_running_jobs_task_is_started_and_its_record_tells_the_step(
+    stack: Stack, client: httpx.Client, source: dict[str, Any]
+) -> None:
+    uuid = feature(client, source["key"], num_inference_steps=15, megapixels="1")["uuid"]
+
+    def step() -> int:
+        progress = result(client, uuid)["additionalData"]["progress"]
+        return progress["step"] if progress else 0
+
+    wait_until(lambda: step() > 0)
+    wait_until(lambda: stack.flower_state(uuid) == "STARTED", 5)
+    assert result(client, uuid)["status"] == "PROCESSING"
+    assert 0 < step() < 15
+    assert wait_for(client, uuid)["status"] == "SUCCESS"
+
+
+def test_a_job_that_succeeded_is_a_task_that_succeeded_and_a_duplicate_changes_neither(
+    stack: Stack, client: httpx.Client, source: dict[str, Any]
+) -> None:
+    done = feature(client, source["key"], wait=True)
+    wait_until(lambda: stack.flower_state(done["uuid"]) == "SUCCESS", 5)
+    app = queue.make_celery(stack.told["redis_url"].rpartition("/")[0] + "/1")
+    queue.publish(app, JobId(done["uuid"]))
+    worker_log = stack.folder / "logs" / "worker-1.log"
+    wait_until(lambda: f"not claimed                    [worker.runner] job={done['uuid']}" in worker_log.read_text())
+    assert result(client, done["uuid"])["aiRecordDetail"] == done["aiRecordDetail"]
+    assert result(client, done["uuid"])["additionalData"]["attempt"] == 1
+    assert stack.flower_state(done["uuid"]) == "SUCCESS"
+
+
+def test_a_job_that_failed_is_a_task_that_failed(stack: Stack, client: httpx.Client) -> None:
+    source = upload(client, encoded(picture(), "PNG"))["key"]
+    (stack.folder / "s3" / "reduxq" / source).unlink()
+    failed = feature(client, source, wait=True)
+    assert failed["status"] == "FAILURE"
+    told = failed["aiRecordDetail"]["resultObject"]
+    assert (told["code"], told["name"]) == ("SOURCE_UNUSABLE", "SourceUnusable")
+    assert source in told["message"]
+    wait_until(lambda: stack.flower_state(failed["uuid"]) == "FAILURE", 5)
+
+
+def test_a_job_that_the_dispatcher_gave_up_is_a_task_that_failed(stack: Stack) -> None:
+    lost = start(record()).model_copy(update={"failed_attempts": 2})
+    store = JobStore(Settings().jobs.lease_seconds)
+    with stack.records() as records:
+        run(records, store.accept(lost))
+        wait_until(lambda: stack.flower_state(lost.id) == "FAILURE")
+        ended = run(records, store.get(lost.id))
+    assert ended is not None
+    assert ended.failure is not None
+    assert ended.failure.code == "TOO_MANY_ATTEMPTS"
+
+
+def test_flower_shows_nothing_without_its_password(stack: Stack) -> None:
+    for path in ("/", "/tasks", "/api/tasks"):
+        assert httpx.get(stack.told["flower_url"] + path).status_code == 401

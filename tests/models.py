@@ -1,0 +1,58 @@
+"""Models without weights: they keep the engine's promises at a pace of the test's choosing."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from shared.images import Picture
+
+
+@dataclass
+class Steps:
+    """A denoising that only counts."""
+
+    steps: int
+    size: tuple[int, int]
+    seeds: Sequence[int]
+    step: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.steps
+
+
+@dataclass
+class PacedModel:
+    """Takes ``pace`` seconds a step; fails for seeds that are named."""
+
+    pace: float = 0.0
+    fails_for: frozenset[int] = frozenset()
+    begun: list[int] = field(default_factory=list)
+
+    def condition(self, source: Picture) -> Any:
+        return source.size
+
+    def begin(
+        self,
+        condition: Any,
+        *,
+        width: int,
+        height: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        seeds: Sequence[int],
+    ) -> Steps:
+        self.begun.append(seeds[0])
+        return Steps(num_inference_steps, (width, height), seeds)
+
+    def advance(self, denoising: Steps) -> None:
+        if denoising.seeds[0] in self.fails_for:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        time.sleep(self.pace)
+        denoising.step += 1
+
+    def decode(self, denoising: Steps) -> list[Picture]:
+        return [Image.new("RGB", denoising.size, (seed % 256, 0, 0)) for seed in denoising.seeds]

@@ -1,0 +1,50 @@
+"""Records and pictures as tests need them."""
+
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+from uuid import uuid4
+
+from PIL import Image
+
+from shared.ids import AssetKey, JobId, TeamId, UserId
+from shared.jobs import Echo, JobRecord, ModelIdentity, Parameters, Variation, claim
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
+MODEL = ModelIdentity(base="base", redux="redux", trained=False)
+
+
+def record(created_at: datetime = NOW, **parameters: Any) -> JobRecord:
+    chosen = {"source": AssetKey("images/source.png"), "seed": 7} | parameters
+    return JobRecord(
+        id=JobId(str(uuid4())),
+        team_id=TeamId("team"),
+        user_id=UserId("user"),
+        parameters=Parameters(**chosen),
+        echo=Echo(type="IMAGE_VARIATOR", model="m", prompt_object={"imageUrl": "images/source.png"}, request_id="r"),
+        created_at=created_at,
+    )
+
+
+def start(job: JobRecord) -> JobRecord:
+    """Claim as a worker does."""
+    return claim(job, now=NOW, prefix="", digits=(1, 22, 333, 4444))
+
+
+def variations_of(job: JobRecord) -> tuple[Variation, ...]:
+    return tuple(
+        Variation(key=key, seed=seed, content_type="image/webp", size_bytes=10)
+        for key, seed in zip(job.planned_keys, job.parameters.seeds, strict=True)
+    )
+
+
+def picture(width: int = 64, height: int = 48) -> Image.Image:
+    """Something with structure in every channel."""
+    across = Image.linear_gradient("L").resize((width, height))
+    return Image.merge("RGB", (across, across.rotate(180), Image.radial_gradient("L").resize((width, height))))
+
+
+def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()

@@ -1,0 +1,93 @@
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+
+import pytest
+
+from shared.errors import LeaseLost, ModelFailed, ReduxqError
+from tests.models import PacedModel
+from tests.samples import picture, record
+from worker.engine import Engine
+
+
+class Follower:
+    """Notes the progress and ends the job before a step, if told to."""
+
+    def __init__(self, end_at: int = -1, error: ReduxqError | None = None) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.end_at = end_at
+        self.error = error or LeaseLost()
+
+    def check(self) -> None:
+        if len(self.seen) == self.end_at:
+            raise self.error
+
+    def tell(self, step: int, steps: int) -> None:
+        self.seen.append((step, steps))
+
+
+@contextmanager
+def running(model: PacedModel) -> Iterator[Engine]:
+    engine = Engine(model)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -> None:
+    follower = Follower()
+    with running(PacedModel()) as engine:
+        parameters = record(seed=5, num_outputs=3, num_inference_steps=4, megapixels="0.25").parameters
+        pictures = engine.vary(picture(), parameters, follower)
+    assert [image.getpixel((0, 0)) for image in pictures] == [(5, 0, 0), (6, 0, 0), (7, 0, 0)]
+    assert pictures[0].size == (576, 448)
+    assert follower.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_model_that_fails_fails_its_job_and_the_engine_lives_on() -> None:
+    with running(PacedModel(fails_for=frozenset({13}))) as engine:
+        with pytest.raises(ModelFailed, match="RuntimeError: CUDA error") as caught:
+            engine.vary(picture(), record(seed=13).parameters, Follower())
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        assert len(engine.vary(picture(), record(seed=1).parameters, Follower())) == 1
+
+
+def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:
+    follower = Follower(end_at=2)
+    with running(PacedModel()) as engine:
+        with pytest.raises(LeaseLost):
+            engine.vary(picture(), record(num_inference_steps=50).parameters, follower)
+        assert len(engine.vary(picture(), record().parameters, Follower())) == 1
+    assert follower.seen == [(1, 50), (2, 50)]
+
+
+def test_jobs_run_in_the_order_they_came() -> None:
+    model, first_is_in = PacedModel(pace=0.01), Event()
+
+    class First(Follower):
+        def tell(self, step: int, steps: int) -> None:
+            first_is_in.set()
+
+    with running(model) as engine, ThreadPoolExecutor() as pool:
+
+        def give(seed: int, follower: Follower) -> Callable[[], object]:
+            return pool.submit(engine.vary, picture(), record(seed=seed).parameters, follower).result
+
+        waits = [give(1, First())]
+        first_is_in.wait()
+        waits += [give(2, Follower())]
+        for wait in waits:
+            wait()
+    assert model.begun == [1, 2]
+
+
+def test_a_stopped_engine_has_finished_what_it_was_given() -> None:
+    engine = Engine(PacedModel(pace=0.01))
+    engine.start()
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(engine.vary, picture(), record(num_inference_steps=5).parameters, follower := Follower())
+        while not follower.seen:
+            pass
+        engine.stop()
+        assert len(job.result(1)) == 1

@@ -1,0 +1,132 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.onemin_requests import MODEL, parse_submission
+from api.submission import Draft
+from shared.errors import InvalidRequest, UnsupportedModel
+from shared.jobs import OutputFormat
+from shared.sizes import AspectRatio, Megapixels
+
+
+def body(**prompt: Any) -> dict[str, Any]:
+    return {"type": "IMAGE_VARIATOR", "model": MODEL, "promptObject": {"imageUrl": "images/cat.png", **prompt}}
+
+
+def parse(sent: Any) -> Draft:
+    return parse_submission(sent, "request-1")
+
+
+def test_what_is_left_open_gets_the_published_defaults() -> None:
+    draft = parse(body())
+    assert draft.source == "images/cat.png"
+    assert draft.wait
+    assert draft.parameters == {
+        "aspect_ratio": AspectRatio.STANDARD,
+        "num_outputs": 1,
+        "num_inference_steps": 28,
+        "seed": None,
+        "output_quality": 80,
+        "disable_safety_checker": False,
+        "megapixels": Megapixels.ONE,
+        "output_format": OutputFormat.WEBP,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "meant"),
+    [
+        ("num_outputs", "4", 4),
+        ("num_outputs", 2.0, 2),
+        ("num_inference_steps", "50", 50),
+        ("seed", 0, 0),
+        ("seed", "0", 0),
+        ("seed", 2**32 - 1, 2**32 - 1),
+        ("seed", None, None),
+        ("output_quality", "100", 100),
+        ("megapixels", 0.25, Megapixels.QUARTER),
+        ("megapixels", "0.25", Megapixels.QUARTER),
+        ("megapixels", 1, Megapixels.ONE),
+        ("megapixels", 1.0, Megapixels.ONE),
+        ("disable_safety_checker", "true", True),
+        ("aspect_ratio", "9:21", AspectRatio.ULTRA_TALL),
+        ("num_outputs", None, 1),
+    ],
+)
+def test_numbers_may_come_as_strings_and_nulls_mean_the_default(name: str, sent: object, meant: object) -> None:
+    assert parse(body(**{name: sent})).parameters[name] == meant
+
+
+def test_jpeg_is_jpg() -> None:
+    assert parse(body(format="jpeg")).parameters["output_format"] is OutputFormat.JPG
+
+
+def test_the_prompt_object_is_echoed_as_sent() -> None:
+    sent = body(num_outputs="2", surprise={"a": [1]})
+    assert parse(sent).echo.prompt_object == sent["promptObject"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"num_outputs": 5}, "promptObject.num_outputs: must be a whole number from 1 to 4, not 5"),
+        ({"num_outputs": 0}, "from 1 to 4, not 0"),
+        ({"num_outputs": True}, "promptObject.num_outputs: must be a whole number, not True"),
+        ({"num_outputs": 1.5}, "promptObject.num_outputs: .* not 1.5"),
+        ({"num_inference_steps": 51}, "from 1 to 50, not 51"),
+        ({"seed": -1}, "promptObject.seed: must be a whole number from 0 to 4294967295, not -1"),
+        ({"seed": 2**32}, "not 4294967296"),
+        ({"output_quality": "0"}, "from 1 to 100, not '0'"),
+        ({"format": "gif"}, "promptObject.format: input should be 'webp', 'jpg' or 'png', not 'gif'"),
+        ({"aspect_ratio": "7:3"}, "promptObject.aspect_ratio: .*'21:9'.*, not '7:3'"),
+        ({"megapixels": "4"}, "promptObject.megapixels: input should be '1' or '0.25', not '4'"),
+        ({"disable_safety_checker": "maybe"}, "promptObject.disable_safety_checker: .* not 'maybe'"),
+        ({"imageUrl": None}, "promptObject.imageUrl: is required and missing"),
+        ({"imageUrl": 5}, "promptObject.imageUrl: .* not 5"),
+        ({"imageUrl": ""}, "promptObject.imageUrl"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(prompt: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        parse(body(**prompt))
+    assert caught.value.details
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body(num_outputs=9, format="gif") | {"type": "CHAT"})
+    assert [detail["field"] for detail in caught.value.details] == [
+        "type",
+        "promptObject.format",
+        "promptObject.num_outputs",
+    ]
+
+
+def test_another_model_is_refused_in_the_originals_words() -> None:
+    with pytest.raises(UnsupportedModel, match=r"^Model dall-e-2 is not supported$"):
+        parse(body() | {"model": "dall-e-2"})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(["imageUrl", "format", "aspect_ratio", "num_outputs", "seed", "output_quality", "megapixels"])
+
+
+@given(json_values | st.fixed_dictionaries({"promptObject": json_values}, optional={"async": json_values}))
+def test_no_body_gets_past_in_any_other_way_than_as_an_error_of_ours(sent: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        parse(sent)
+
+
+@given(st.dictionaries(names, json_values, max_size=4))
+def test_no_parameter_gets_past_in_any_other_way_than_as_an_error_of_ours(prompt: dict[str, Any]) -> None:
+    try:
+        draft = parse(body(**prompt))
+    except InvalidRequest:
+        return
+    assert 1 <= draft.parameters["num_outputs"] <= 4

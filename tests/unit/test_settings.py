@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from shared.errors import Misconfigured
+from shared.settings import load_settings, settings_table
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def test_every_setting_has_a_default() -> None:
+    assert load_settings().worker.slots == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("REDUXQ_PORT", "1", "unknown setting REDUXQ_PORT"),
+        ("REDUXQ_API__PROT", "1", "REDUXQ_API__PROT: Extra inputs are not permitted"),
+        ("REDUXQ_API__PORT", "99999", "REDUXQ_API__PORT: .*65535, not '99999'"),
+        ("REDUXQ_MODEL__DTYPE", "int8", "REDUXQ_MODEL__DTYPE: .*'bfloat16'.*, not 'int8'"),
+        ("REDUXQ_STORAGE__LINK_SECONDS", "604801", "REDUXQ_STORAGE__LINK_SECONDS"),
+        ("REDUXQ_JOBS__LEASE_SECONDS", "soon", "REDUXQ_JOBS__LEASE_SECONDS"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Misconfigured, match=message):
+        load_settings()
+
+
+def test_durations_are_given_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDUXQ_API__WAIT_SECONDS", "1.5")
+    assert load_settings().api.wait_seconds.total_seconds() == 1.5
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDUXQ_RECORDS__URL", "redis://:hush@localhost/0")
+    assert "hush" not in repr(load_settings())
+
+
+def test_the_readmes_table_is_true() -> None:
+    assert settings_table() in README.read_text(), "run `reduxq settings` and put its table into README.md"
