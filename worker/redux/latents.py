@@ -1,0 +1,54 @@
+"""Latents: a picture at an eighth of its size, in which each token is a patch of 2 x 2 cells.
+
+Source: diffusers, pipeline_flux.py; the packing of black-forest-labs/flux.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+#: Pixels along one side of a token: the VAE's factor of 8 times the patch's 2.
+TOKEN_PIXELS: Final = 16
+
+
+def grid(width: int, height: int) -> tuple[int, int]:
+    """Return (rows, columns) of tokens for a picture of ``width`` x ``height`` pixels.
+
+    Raises:
+        ValueError: If a side is not a positive multiple of 16; FluxPipeline would round it down in silence.
+    """
+    if min(width, height) < TOKEN_PIXELS or width % TOKEN_PIXELS or height % TOKEN_PIXELS:
+        raise ValueError(f"width and height are positive multiples of {TOKEN_PIXELS}, not {width} x {height}")
+    return height // TOKEN_PIXELS, width // TOKEN_PIXELS
+
+
+def noise(seeds: Sequence[int], *, channels: int, width: int, height: int) -> Tensor:
+    """Return one row of packed noise for each seed, whatever its neighbours, on any device.
+
+    Returns:
+        (seeds, tokens, 4 * channels) float32 on the CPU; rounded to bfloat16 it is what FluxPipeline draws there.
+    """
+    rows, columns = grid(width, height)
+    shape = (1, channels, 2 * rows, 2 * columns)
+    return torch.cat([pack(torch.randn(shape, generator=torch.Generator().manual_seed(seed))) for seed in seeds])
+
+
+def pack(cells: Tensor) -> Tensor:
+    """Turn (n, channels, 2 * rows, 2 * columns) into (n, rows * columns, 4 * channels)."""
+    n, channels, height, width = cells.shape
+    patches = cells.reshape(n, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: Tensor, *, width: int, height: int) -> Tensor:
+    """Undo ``pack`` for a picture of ``width`` x ``height`` pixels."""
+    patches = tokens.reshape(tokens.shape[0], *grid(width, height), -1, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def positions(width: int, height: int) -> Tensor:
+    """Return (tokens, 3) float32: 0, row and column of each token, as the rotary embedding wants them."""
+    rows, columns = grid(width, height)
+    return torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(float(columns)))

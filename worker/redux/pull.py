@@ -1,0 +1,70 @@
+"""Fetches the weights from the hub, once, where the hub can be reached."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import snapshot_download
+
+from shared.errors import ModelUnavailable
+from worker.redux.hub import FAILURES, unavailable
+
+BASE: Final = "black-forest-labs/FLUX.1-dev"
+REDUX: Final = "black-forest-labs/FLUX.1-Redux-dev"
+
+#: The folders that ``worker.redux.weights`` loads; text encoders and single-file checkpoints would double the volume.
+_FOLDERS: Final = {
+    "base": ("transformer", "vae", "scheduler"),
+    "redux": ("image_encoder", "image_embedder", "feature_extractor"),
+}
+
+_NOTICE: Final = """\
+The weights of FLUX.1 are gated and licensed by Black Forest Labs under the FLUX.1 [dev] Non-Commercial License.
+Accept it with your account at https://huggingface.co/{base}
+and at https://huggingface.co/{redux},
+then set HF_TOKEN to a token of that account, or log in with `hf auth login`."""
+
+
+def pull(repository: str, folders: Iterable[str], into: Path | None = None) -> Path:
+    """Fetch ``folders`` of a hub repository, going on where an earlier pull was cut off.
+
+    Args:
+        repository: Hub id.
+        folders: Its subfolders.
+        into: Folder to put them in; without it they go into the hub's own cache.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        ModelUnavailable: If the hub refuses, does not know the repository, or cannot be reached.
+    """
+    patterns = ["model_index.json", "LICENSE*", *(f"{folder}/*" for folder in folders)]
+    try:
+        return Path(snapshot_download(repository, local_dir=into, allow_patterns=patterns))
+    except FAILURES as error:
+        raise unavailable(error, wanted="the model", place=repository) from error
+
+
+def main() -> None:
+    """Fetch both repositories, then print the settings that use them."""
+    parser = argparse.ArgumentParser(description="Fetch the weights of FLUX.1 Redux, about 25 GB.")
+    parser.add_argument("--base", default=BASE, metavar="ID", help="hub id of the base model (%(default)s)")
+    parser.add_argument("--redux", default=REDUX, metavar="ID", help="hub id of the Redux adapter (%(default)s)")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="put them in DIR/base, DIR/redux (the hub's cache)")
+    chosen = parser.parse_args()
+    sys.stderr.write(_NOTICE.format(base=chosen.base, redux=chosen.redux) + "\n")
+    try:
+        places = {
+            part: pull(getattr(chosen, part), folders, chosen.into and chosen.into / part)
+            for part, folders in _FOLDERS.items()
+        }
+    except ModelUnavailable as error:
+        sys.exit(error.message)
+    sys.stdout.writelines(f"REDUXQ_MODEL__{part.upper()}={place.resolve()}\n" for part, place in places.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The model's components, loaded from folders or from the hub."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from transformers import SiglipVisionModel
+from transformers.models.siglip import SiglipImageProcessorPil
+
+from shared.errors import ModelUnavailable
+from worker.redux.hub import FAILURES, unavailable
+
+DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+#: Key in the transformer's config.json that says that nobody trained these weights. diffusers carries keys that
+#: start with an underscore along without a word.
+UNTRAINED: Final = "_reduxq_untrained"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Everything that is loaded once for the life of a worker; no text encoder among it."""
+
+    scheduler: FlowMatchEulerDiscreteScheduler
+    image_processor: SiglipImageProcessorPil
+    image_embedder: ReduxImageEncoder
+    image_encoder: SiglipVisionModel
+    vae: AutoencoderKL
+    transformer: FluxTransformer2DModel
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def trained(self) -> bool:
+        """False for the tiny random bundle of ``worker.redux.tiny``."""
+        return not self.transformer.config.get(UNTRAINED, False)
+
+
+def load_weights(base: str, redux: str, *, dtype: str, device: str) -> Weights:
+    """Load all components onto ``device``, ready for inference.
+
+    Args:
+        base: Folder or hub id laid out as black-forest-labs/FLUX.1-dev.
+        redux: Folder or hub id laid out as black-forest-labs/FLUX.1-Redux-dev.
+        dtype: A key of ``DTYPES``.
+        device: As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+
+    Raises:
+        ModelUnavailable: If anything is missing, broken, refused or does not fit; the message says what to do.
+    """
+    number, target = _dtype(dtype), _device(device)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    weights = Weights(  # the small parts first, so that what is missing shows at once
+        scheduler=_part(FlowMatchEulerDiscreteScheduler, base, "scheduler"),
+        image_processor=_part(SiglipImageProcessorPil, redux, "feature_extractor"),
+        image_embedder=_network(ReduxImageEncoder, redux, "image_embedder", number, target),
+        image_encoder=_network(SiglipVisionModel, redux, "image_encoder", number, target),
+        vae=_network(AutoencoderKL, base, "vae", number, target),
+        transformer=_network(FluxTransformer2DModel, base, "transformer", number, target),
+        dtype=number,
+        device=target,
+    )
+    _check_fit(weights, base, redux)
+    return weights
+
+
+def _network(kind: Any, place: str, subfolder: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return the network ready for inference.
+
+    Refused is one that lacks a tensor, for the loaders would fill it with random numbers, and one that is pickled,
+    for a pickle can run any code.
+    """
+    network, found = _part(kind, place, subfolder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    absent = sorted(found["missing_keys"])
+    if absent:
+        raise ModelUnavailable(
+            f"{subfolder} at {place} lacks {len(absent)} of its tensors, {absent[0]} first; run `reduxq model pull`"
+        )
+    try:
+        return network.eval().requires_grad_(requires_grad=False).to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelUnavailable(f"{device} has too little memory for {subfolder} at {place}") from error
+
+
+def _part(kind: Any, place: str, subfolder: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(place, subfolder=subfolder, **options)
+    except (*FAILURES, ValueError, RuntimeError) as error:  # the last two: tensors of the wrong shape
+        raise unavailable(error, wanted=subfolder, place=place) from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ModelUnavailable(f"unknown dtype {name!r}; REDUXQ_MODEL__DTYPE is one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelUnavailable(f"device {name!r} cannot be used; mend REDUXQ_MODEL__DEVICE ({reason})") from error
+    return torch.device(name)
+
+
+def _check_fit(weights: Weights, base: str, redux: str) -> None:
+    given = (weights.image_encoder.config.hidden_size, weights.image_embedder.config.txt_in_features)
+    taken = (weights.image_embedder.config.redux_dim, weights.transformer.config.joint_attention_dim)
+    if given != taken:
+        raise ModelUnavailable(
+            f"{redux} does not fit {base}: its widths (SigLIP, context) are {given}, expected are {taken}"
+        )
