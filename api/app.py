@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
             with suppress(asyncio.CancelledError):
                 await follower
 
-    app = FastAPI(title="reduxq", lifespan=lifespan)
+    app = FastAPI(title="reduxq", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load foreign scripts
     app.add_middleware(BodyLimit, max_upload_bytes=settings.api.max_upload_bytes)
     app.add_middleware(RequestId)
     problems.add_handlers(app)

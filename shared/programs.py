@@ -90,26 +90,17 @@ async def run_async(client: "redis.asyncio.Redis", program: Program[T]) -> T:
 
 def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
     """Return a client that answers or fails within ``timeout`` and never repeats a command by itself."""
-    seconds = timeout.total_seconds()
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(timeout))
 
 
 def connect_async(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> "redis.asyncio.Redis":
     """As :func:`connect`, for the event loop."""
+    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options(timeout))
+
+
+def _options(timeout: timedelta) -> dict[str, Any]:
     seconds = timeout.total_seconds()
-    return redis.asyncio.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        retry=AsyncRetry(NoBackoff(), 0),
-    )
+    return {"decode_responses": True, "socket_timeout": seconds, "socket_connect_timeout": seconds}
 
 
 def require_durable(durability: str) -> Program[None]:

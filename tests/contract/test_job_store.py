@@ -85,7 +85,7 @@ def test_a_transition_that_raises_changes_nothing(do: Do) -> None:
 def test_a_change_that_comes_between_makes_the_transition_run_again(do: Do, records: redis.Redis) -> None:
     job = record()
     do(STORE.accept(job))
-    seen = []
+    seen: list[int] = []
 
     def claim_after_another_came_and_went(before: JobRecord) -> JobRecord:
         if not seen:

@@ -201,7 +201,7 @@ def test_a_finish_whose_answer_was_lost_is_repeated_and_deletes_nothing(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.runner.PAUSE", 0.01)
-    lost = []
+    lost: list[JobRecord] = []
 
     def lose_the_first_answer(job_id: JobId, transition: Transition) -> JobRecord:
         result = Desk.update(desk, job_id, transition)

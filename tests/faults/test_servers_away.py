@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
 from shared import dispatch_store
+from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobStatus
 from shared.keys import create_key
@@ -32,17 +34,17 @@ STORE = JobStore(timedelta(seconds=1))
 @contextmanager
 def frozen(records: redis.Redis) -> Iterator[None]:
     """Stop the server's process without its connections noticing."""
-    info = run(records, _info())
-    os.kill(info, signal.SIGSTOP)
+    pid = _pid(records)
+    os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(info, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
-def _info() -> Iterator[tuple[str, ...]]:
-    found = yield ("INFO", "server")
-    return found["process_id"]
+def _pid(records: redis.Redis) -> int:
+    info: Any = records.info("server")
+    return int(info["process_id"])
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_an_accepted_job_survives_the_death_of_the_records_server(tmp_path: Path
     with servers.valkey(tmp_path) as url, connect(url) as records:
         for job in jobs:
             run(records, STORE.accept(job))
-        os.kill(run(records, _info()), signal.SIGKILL)
+        os.kill(_pid(records), signal.SIGKILL)
     with servers.valkey(tmp_path) as url, connect(url) as records:
         assert [run(records, STORE.get(job.id)) for job in jobs] == jobs
         assert set(run(records, dispatch_store.queued_jobs(99))) == {job.id for job in jobs}
@@ -168,7 +170,7 @@ def test_a_job_whose_worker_fell_silent_is_taken_back_and_given_up_after_the_lim
     assert ended.failure.message == "3 attempts failed; the last: its worker fell silent"
 
 
-def _failed_attempts(records: redis.Redis, job_id: str) -> int:
+def _failed_attempts(records: redis.Redis, job_id: JobId) -> int:
     job = run(records, STORE.get(job_id))
     return job.failed_attempts if job else -1
 

@@ -11,9 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from pydantic import SecretStr
 
 from shared.keys import create_key
+from shared.object_store import ObjectStore
 from shared.programs import connect, run
+from shared.settings import StorageSettings
 from tests.samples import encoded, picture
 from tests.servers import process, wait_until
 
@@ -46,7 +49,13 @@ class Stack:
         task = self.flower(uuid)
         return task["state"] if task else None
 
-    def objects(self) -> set[str]:
+    def objects(self) -> ObjectStore:
+        """The bucket, past the API."""
+        secrets = json.loads((self.folder / "secrets.json").read_text())
+        keys = {name: SecretStr(secrets[f"s3_{name}"]) for name in ("access_key", "secret_key")}
+        return ObjectStore(StorageSettings(endpoint=self.told["s3_url"], bucket="reduxq", **keys))
+
+    def object_files(self) -> set[str]:
         """Every object's path in the bucket."""
         bucket = self.folder / "s3" / "reduxq"
         return {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}

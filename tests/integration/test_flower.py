@@ -46,7 +46,7 @@ def test_a_job_that_succeeded_is_a_task_that_succeeded_and_a_duplicate_changes_n
 
 def test_a_job_that_failed_is_a_task_that_failed(stack: Stack, client: httpx.Client) -> None:
     source = upload(client, encoded(picture(), "PNG"))["key"]
-    (stack.folder / "s3" / "reduxq" / source).unlink()
+    stack.objects().delete(source)
     failed = feature(client, source, wait=True)
     assert failed["status"] == "FAILURE"
     told = failed["aiRecordDetail"]["resultObject"]

@@ -178,12 +178,12 @@ def submission(prompt: dict[str, Any]) -> dict[str, Any]:
 def test_nothing_of_a_refused_upload_is_stored(
     stack: Stack, client: httpx.Client, status: int, code: str, message: str, files: dict[str, bytes]
 ) -> None:
-    before = stack.objects()
+    before = stack.object_files()
     answer = client.post("/api/assets", files=files)
     assert answer.status_code == status
     assert error_of(answer)["errorCode"] == code
     assert message in answer.json()["message"]
-    assert stack.objects() == before
+    assert stack.object_files() == before
 
 
 def test_an_upload_without_content_length_is_counted_while_it_is_read(client: httpx.Client) -> None:

@@ -1,0 +1,48 @@
+# The only commands anyone must know. They need Python 3.11 or newer; everything else they install into .venv.
+#   make demo        one picture through the whole service      DEMO_ARGS="--image cat.jpg --num-outputs 2"
+#   make test        all tests but the slow ones                TEST_ARGS="-k worker"
+#   make test-slow   the slow ones
+#   make check       lint, format, types, imports
+#   make bench       how fast a job is accepted
+# Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu spares gigabytes of CUDA.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help demo test test-slow check bench
+
+help:
+	@sed -n 's/^#   *//p' Makefile
+
+demo: $(STAMP)
+	@$(BIN)/reduxq demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+
+# pytest ends with 5 when it has found no test.
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow $(TEST_ARGS); status=$$?; \
+	if [ $$status -eq 5 ]; then echo "There are no slow tests yet."; else exit $$status; fi
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench.accept
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reduxq needs Python 3.11 or newer and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; the first time takes some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	@touch $@

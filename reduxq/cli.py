@@ -1,0 +1,163 @@
+"""The command line."""
+
+import os
+import sys
+from pathlib import Path
+from signal import SIGINT
+from time import monotonic
+from typing import Annotated, Final, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reduxq.demo import run_demo
+from reduxq.folder import read_stack
+from reduxq.parts import python, python_path
+from reduxq.signals import StopSignals
+from reduxq.stack import Stack, running_stack
+from shared.errors import NotFound, ReduxqError
+from shared.keys import create_key, list_keys, revoke_key
+from shared.programs import connect, run
+from shared.settings import load_settings, settings_table
+
+DATA: Final = Path(".reduxq")
+DEMO_DATA: Final = DATA / "demo"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys, of the settings' records server or of a local stack.")
+model = typer.Typer(no_args_is_help=True, help="The model's weights.")
+app.add_typer(keys, name="keys")
+app.add_typer(model, name="model")
+
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of a running local stack.")]
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one line."""
+    try:
+        app()
+    except ReduxqError as error:
+        sys.exit(f"reduxq: {error.message}")
+    except OSError as error:
+        sys.exit(f"reduxq: {error}")
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 means any free one.")] = 8000,
+    data: Annotated[Path, typer.Option(help="Folder for everything that the stack keeps.")] = DATA,
+    workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = 1,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    began, console = monotonic(), _console()
+    console.print(f"Starting reduxq; data and logs are in {data}")
+    with StopSignals() as signals:
+        try:
+            with running_stack(data, console, signals, port=port, workers=workers) as stack:
+                _announce(stack, monotonic() - began, console)
+                while True:
+                    stack.tend()
+        except KeyboardInterrupt:
+            console.print(f"Stopped; the data stays in {data}")
+
+
+def _announce(stack: Stack, seconds: float, console: Console) -> None:
+    url, secrets = stack.plan.url, stack.plan.secrets
+    text = (
+        f"Ready after {seconds:.1f} s; Ctrl-C stops it\n"
+        f"  API     {url('api')}\n"
+        f"  key     {stack.api_key}\n"
+        f"  Flower  {url('flower')}  user {secrets.flower_user}, password {secrets.flower_password}\n"
+        "Upload an image:\n"
+        f"  curl -H 'API-KEY: {stack.api_key}' -F asset=@example.png {url('api')}/api/assets"
+    )
+    console.print(text)
+
+
+def _console() -> Console:
+    """Return one that prints paths and commands as they are, for pasting."""
+    return Console(markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    *,
+    image: Annotated[Path | None, typer.Option(help="Picture to vary; a sample is drawn if there is none.")] = None,
+    num_outputs: Annotated[int, typer.Option(help="Number of variations, 1 to 4.")] = 4,
+    aspect_ratio: Annotated[str, typer.Option(help="Shape of the variations, one of eleven.")] = "4:3",
+    megapixels: Annotated[str, typer.Option(help="Size of the variations, 1 or 0.25.")] = "0.25",
+    steps: Annotated[int, typer.Option(help="Denoising steps, 1 to 50.")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("demo-output"),
+    data: Annotated[Path, typer.Option(help="Folder for everything that the stack keeps.")] = DEMO_DATA,
+) -> None:
+    """Send one picture through the whole service and show what comes out."""
+    prompt = {
+        "format": "webp",
+        "num_outputs": num_outputs,
+        "aspect_ratio": aspect_ratio,
+        "megapixels": megapixels,
+        "num_inference_steps": steps,
+    }
+    with StopSignals() as signals:
+        try:
+            run_demo(prompt, image=image, out=out, data=data, console=_console(), signals=signals)
+        except KeyboardInterrupt:
+            sys.exit(128 + (signals.received or SIGINT))
+
+
+@keys.command("create")
+def create(
+    team: Annotated[str, typer.Option(help="Who pays; made if it does not exist.")],
+    user: Annotated[str, typer.Option(help="Who in the team; made if it does not exist.")] = "default",
+    data: DataOption = None,
+) -> None:
+    """Make a key and print it: the only time that it is shown."""
+    with connect(_records_url(data)) as records:
+        typer.echo(run(records, create_key(team, user)))
+
+
+@keys.command("list")
+def list_all(data: DataOption = None) -> None:
+    """List all keys."""
+    table = Table("id", "team", "user", "created", "revoked", box=None)
+    with connect(_records_url(data)) as records:
+        for key in run(records, list_keys()):
+            revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+            table.add_row(key.id, key.team_name, key.user_name, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
+    Console().print(table)
+
+
+@keys.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], data: DataOption = None) -> None:
+    """End a key."""
+    with connect(_records_url(data)) as records:
+        if not run(records, revoke_key(key_id)):
+            raise NotFound(f"there is no key {key_id}")
+
+
+def _records_url(data: Path | None) -> str:
+    return str(read_stack(data)["redis_url"]) if data else load_settings().records.url.get_secret_value()
+
+
+@model.command()
+def tiny(folder: Annotated[Path, typer.Argument(help="Becomes FOLDER/base and FOLDER/redux.")]) -> None:
+    """Write the tiny random-weight model that tests and the demo use."""
+    _run_module("worker.redux.tiny", str(folder))
+
+
+@model.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def pull(context: typer.Context) -> None:
+    """Download the real weights (gated, non-commercial; --help lists the options)."""
+    _run_module("worker.redux.pull", *context.args)
+
+
+def _run_module(module: str, *arguments: str) -> NoReturn:
+    """Run one of the worker's own commands in our place; we import nothing of it."""
+    os.execve(sys.executable, python(module, *arguments), {**os.environ, **python_path()})  # noqa: S606  no shell
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting as a Markdown table."""
+    typer.echo(settings_table())

@@ -1,0 +1,126 @@
+"""The demo: one picture through the whole service."""
+
+import json
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from PIL import Image, ImageOps
+from rich.console import Console
+
+from reduxq.client import AiRecord, Client
+from reduxq.contact_sheet import contact_sheet
+from reduxq.progress import ProgressLine
+from reduxq.sample import draw_sample
+from reduxq.signals import StopSignals
+from reduxq.stack import Stack, running_stack
+from shared.errors import InvalidRequest, JobError, Misconfigured, ReduxqError, Unavailable
+
+STALLED: Final = timedelta(minutes=2)  #: a job that does not get on for this long is given up
+NOISE: Final = (
+    "The pictures are noise: the embedded model has FLUX.1 Redux's classes, but is tiny and its weights are random.\n"
+    "They show the way of a job, not what the real weights make."
+)
+
+
+def run_demo(
+    prompt: dict[str, Any], *, image: Path | None, out: Path, data: Path, console: Console, signals: StopSignals
+) -> None:
+    """Start a stack, vary one picture, keep what comes out, stop the stack.
+
+    Args:
+        prompt: The job's parameters, in the wire's own words, but for the picture.
+        image: What to vary; None means the sample.
+        out: Folder for what comes out.
+        data: The stack's data folder.
+        console: Where to tell how it goes.
+        signals: Where to learn that the user wants to stop.
+
+    Raises:
+        ReduxqError: With one clear line, if anything fails.
+        KeyboardInterrupt: If the user wants to stop.
+    """
+    name, source = _read_source(image)
+    _clear(out)
+    console.print(f"Starting the local stack; its logs are in {data / 'logs'}")
+    with running_stack(data, console, signals) as stack:
+        try:
+            with Client(stack.plan.url("api"), stack.api_key, trust_env=False) as client:
+                key = client.upload(name, source)
+                job = client.submit({**prompt, "imageUrl": key})
+                record = _follow(job["uuid"], client, stack, console)
+                _keep(record, source, client, out)
+        except ReduxqError as error:
+            raise ReduxqError(f"{error.message}; the logs are in {stack.logs}") from error
+    _conclude(record, out, console)
+
+
+def _read_source(image: Path | None) -> tuple[str, bytes]:
+    if image is None:
+        drawn = BytesIO()
+        draw_sample().save(drawn, "PNG")
+        return "sample.png", drawn.getvalue()
+    try:
+        return image.name, image.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"cannot read the image {image}: {error.strerror}") from error
+
+
+def _clear(out: Path) -> None:
+    """Make the folder; leave no variation of an earlier demo, which may have made more of them."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for earlier in out.glob("variation-*.webp"):
+            earlier.unlink()
+    except OSError as error:
+        raise Misconfigured(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _follow(uuid: str, client: Client, stack: Stack, console: Console) -> AiRecord:
+    """Return the job's record when it has succeeded."""
+    news_at = monotonic()
+    with ProgressLine(console) as line:
+        while monotonic() - news_at < STALLED.total_seconds():
+            stack.tend()
+            record = _ask(uuid, client)
+            if record is None:
+                continue
+            if line.show(record):
+                news_at = monotonic()
+            if record["status"] == "SUCCESS":
+                return record
+            if record["status"] == "FAILURE":
+                failure = record["aiRecordDetail"]["resultObject"]
+                raise JobError(f"the job failed with {failure['code']}: {failure['message']}")
+    raise Unavailable(f"the job {uuid} has not moved for {STALLED.total_seconds():g} s")
+
+
+def _ask(uuid: str, client: Client) -> AiRecord | None:
+    """Return the record, or None while the API is being started again."""
+    try:
+        return client.result(uuid)
+    except Unavailable:
+        return None
+
+
+def _keep(record: AiRecord, source: bytes, client: Client, out: Path) -> None:
+    extra, variations = record["additionalData"], {}
+    for number, (seed, link) in enumerate(zip(extra["seeds"], extra["temporaryUrls"], strict=False), start=1):
+        variation = client.download(link)
+        (out / f"variation-{number}.webp").write_bytes(variation)
+        variations[f"seed {seed}"] = Image.open(BytesIO(variation))
+    with Image.open(BytesIO(source)) as picture:
+        contact_sheet(ImageOps.exif_transpose(picture), variations).save(out / "contact-sheet.png")
+    (out / "aiRecord.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _conclude(record: AiRecord, out: Path, console: Console) -> None:
+    extra = record["additionalData"]
+    count, seconds = len(extra["temporaryUrls"]), extra["timings"]["runSeconds"]
+    console.print(f"{count} variation{'s' if count > 1 else ''} in {seconds:.1f} s:")
+    for place in (*sorted(out.glob("variation-*.webp")), out / "contact-sheet.png", out / "aiRecord.json"):
+        console.print(f"  {place}")
+    if not (extra["model"] or {}).get("trained"):
+        console.print(NOISE)

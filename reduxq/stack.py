@@ -1,0 +1,118 @@
+"""The local all-in-one stack: Valkey, S3, API, dispatcher, workers, Flower."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from reduxq import parts, readiness
+from reduxq.folder import DataFolder
+from reduxq.ports import draw_ports, require_free
+from reduxq.signals import StopSignals
+from reduxq.supervisor import Supervisor
+from shared.errors import Unauthorized
+from shared.keys import check_key, create_key
+from shared.programs import connect, run
+from shared.settings import load_settings
+
+OWNER: Final = "local"  #: team and user of the stack's own key
+
+
+@contextmanager
+def running_stack(
+    data: Path, console: Console, signals: StopSignals, *, port: int = 0, workers: int = 1
+) -> Iterator["Stack"]:
+    """Start a stack in a data folder, hand it out when it is ready and stop it in the end.
+
+    Raises:
+        ReduxqError: If it cannot be started.
+        KeyboardInterrupt: If the user wants to stop before it is ready.
+    """
+    load_settings()  # a mistyped setting is said here, once, and not by every part
+    parts.require_installed()
+    with DataFolder.locked(data) as folder:
+        ports = dict(zip(("api", "redis", "s3", "flower"), draw_ports(4), strict=True))
+        if port:
+            ports["api"] = require_free(port)
+        plan = parts.Plan(folder.path, folder.load_secrets(), ports, workers)
+        stack = Stack(plan, folder, Supervisor(folder, console, signals))
+        try:
+            stack.start()
+            yield stack
+        finally:
+            stack.stop()
+
+
+class Stack:
+    """One stack in its data folder."""
+
+    def __init__(self, plan: parts.Plan, folder: DataFolder, supervisor: Supervisor) -> None:
+        self.plan = plan
+        self.logs = folder.logs
+        self.api_key = ""
+        self._folder = folder
+        self._supervisor = supervisor
+        self._published: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Start everything, what needs no other at the same time, and return when all of it is ready."""
+        supervisor, plan = self._supervisor, self.plan
+        supervisor.start(parts.redis(plan), parts.s3(plan), *parts.model_makers(plan))
+        supervisor.wait_for(readiness.servers(plan))
+        self.api_key = self._ensure_key()
+        supervisor.start(parts.api(plan), parts.dispatcher(plan), parts.flower(plan))
+        supervisor.wait_for({"model": lambda: "model" not in supervisor.pids})
+        supervisor.start(*parts.workers(plan))
+        supervisor.wait_for(readiness.services(plan))
+        supervisor.starting = False
+        self._publish()
+
+    def tend(self) -> None:
+        """Let a moment pass in which what has died is started again.
+
+        Raises:
+            KeyboardInterrupt: If the user wants to stop.
+        """
+        self._supervisor.tend()
+        if self._supervisor.pids != self._published:
+            self._publish()
+
+    def stop(self) -> None:
+        """Stop everything: first what takes work, last what keeps it."""
+        self._folder.remove_stack()
+        for names in (["model"], ["api"], ["dispatcher"], self._workers(), ["flower"], ["s3"], ["redis"]):
+            self._supervisor.stop(*names)
+
+    def _workers(self) -> list[str]:
+        return [name for name in self._supervisor.pids if name.startswith("worker-")]
+
+    def _ensure_key(self) -> str:
+        """Return the folder's API key, made if there is none or it is no longer good."""
+        secrets = self.plan.secrets
+        with connect(self.plan.redis_url(0)) as records:
+            with suppress(Unauthorized):
+                run(records, check_key(secrets.api_key))
+                return secrets.api_key
+            made = run(records, create_key(OWNER, OWNER))
+        self._folder.save_secrets(secrets.model_copy(update={"api_key": made}))
+        return made
+
+    def _publish(self) -> None:
+        """Tell other programs where the parts are."""
+        plan, secrets = self.plan, self.plan.secrets
+        self._published = pids = self._supervisor.pids
+        single = {name: pids[name] for name in ("api", "dispatcher", "redis", "s3", "flower")}
+        self._folder.write_stack(
+            {
+                "api_url": plan.url("api"),
+                "api_key": self.api_key,
+                "s3_url": plan.url("s3"),
+                "redis_url": plan.redis_url(0),
+                "flower_url": plan.url("flower"),
+                "flower_user": secrets.flower_user,
+                "flower_password": secrets.flower_password,
+                "pids": {**single, "worker": [pids[name] for name in self._workers()]},
+            }
+        )
