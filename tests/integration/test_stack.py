@@ -69,7 +69,6 @@ class Up:
 
 def _reduxq(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REDUXQ_")}
-    environment["OMP_NUM_THREADS"] = "1"  # threads that spin for a core of a busy machine take ten times as long
     return subprocess.Popen([sys.executable, "-m", "reduxq", *arguments], env=environment, cwd=ROOT, **options)
 
 
