@@ -1,5 +1,6 @@
 """``python -m api``: the submission API."""
 
+import signal
 from types import FrameType
 
 import uvicorn
@@ -17,10 +18,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, _: FrameType | None) -> None:
         if services := getattr(self._app.state, "services", None):
             services.completions.close()
-        super().handle_exit(sig, frame)
+        # Not uvicorn's own: it raises the signal again when all is done, and the exit code would tell of a failure.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(settings: Settings) -> None:

@@ -4,6 +4,7 @@ It publishes only as many messages as living workers have free slots and takes b
 number may run; the one that holds the lead acts. Whatever it forgets at a crash it reads again from the records.
 """
 
+import math
 import signal
 import socket
 import time
@@ -45,29 +46,37 @@ class Dispatcher:
         self._name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._server_run = ""
         self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
-        self._free_since: float | None = None  #: monotonic; since when workers have had free slots
+        self._under_way: dict[JobId, float] = {}  #: at the last round
+        self._overtaken = 0.0  #: when the newest message was published that a worker has taken
+        self._free_since = math.inf  #: the server's time since when workers have had free slots
 
     def run(self, stop: Event) -> None:
-        """Work until told to stop; servers that do not answer are waited for."""
+        """Work until told to stop; whatever goes wrong in one round is tried again in the next."""
         while not stop.is_set():
             try:
-                self.round()
-                run(self._records, dispatch_store.wait_for_ring(ROUND))
+                if self.round():
+                    run(self._records, dispatch_store.wait_for_ring(ROUND))
+                else:
+                    stop.wait(ROUND.total_seconds())  # the doorbell is the leader's
             except Unavailable as error:
                 log.warning("waiting for a server", error=error.message)
                 self._server_run = ""
                 stop.wait(PAUSE)
+            except Exception:
+                log.exception("a round failed")
+                stop.wait(PAUSE)
         with suppress(Unavailable):
             run(self._records, dispatch_store.step_down(self._name))
 
-    def round(self) -> None:
-        """Do once all there is to do, if this dispatcher leads."""
+    def round(self) -> bool:
+        """Do once all there is to do, if this dispatcher leads; return whether it does."""
         if not run(self._records, dispatch_store.lead(self._name, LEAD)):
             self._server_run = ""  # a new leader begins with one quiet lease
-            return
+            return False
         if self._leases_can_be_trusted():
             self._take_back_lost_jobs()
         self._publish()
+        return True
 
     def _leases_can_be_trusted(self) -> bool:
         """Say whether the records server has been up for one lease, so that a missing lease means a lost worker."""
@@ -92,28 +101,33 @@ class Dispatcher:
         # In this order a job that is claimed in between counts twice, and never not at all.
         under_way = run(self._records, dispatch_store.published_jobs())
         running = run(self._records, dispatch_store.running_count())
-        stale = self._unclaimed(under_way, free=slots - running)
+        lost = self._lost_messages(under_way, free=slots - running)
         count = window(
             slots=slots, running=running, under_way=len(under_way), headroom=self._settings.dispatcher.headroom
         )
         queued = run(self._records, dispatch_store.queued_jobs(count + len(under_way))) if count else []
-        batch = stale + choose(queued, under_way, count)
+        batch = lost + choose(queued, under_way, count)
         # Marked first: a claim removes the mark, and must find it there.
         run(self._records, dispatch_store.mark_published(batch))
         for job_id in batch:
             queue.publish(self._app, job_id)
-            log.info("published", job=job_id, again=job_id in stale)
+            log.info("published", job=job_id, again=job_id in lost)
 
-    def _unclaimed(self, under_way: dict[JobId, float], free: int) -> list[JobId]:
-        """Return the published jobs that free workers should have claimed long ago: their messages are lost."""
-        if free <= 0:
-            self._free_since = None
-            return []
+    def _lost_messages(self, under_way: dict[JobId, float], free: int) -> list[JobId]:
+        """Return the published jobs whose message must be lost, for messages are taken in the order they were sent.
+
+        Lost is one that was overtaken by a later one, or that free workers have not taken for long.
+        """
+        now = run(self._records, dispatch_store.server_seconds())
+        claimed = (at for job_id, at in self._under_way.items() if job_id not in under_way)
+        self._overtaken = max(self._overtaken, *claimed, 0.0)
+        self._under_way = under_way
+        self._free_since = min(self._free_since, now) if free > 0 else math.inf
         patience = self._settings.dispatcher.republish_seconds.total_seconds()
-        self._free_since = time.monotonic() if self._free_since is None else self._free_since
-        if time.monotonic() - self._free_since < patience:
-            return []
-        return [job_id for job_id, age in under_way.items() if age > patience]
+        all_idle = now - self._free_since >= patience
+        return [
+            job_id for job_id, at in under_way.items() if now - at > patience and (all_idle or at < self._overtaken)
+        ]
 
 
 def _lose(record: jobs.JobRecord, *, limit: int, now: datetime) -> jobs.JobRecord:

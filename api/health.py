@@ -24,5 +24,5 @@ async def health(request: Request) -> JSONResponse:
         await services.in_thread(services.objects.require_bucket)
         state["storage"] = True
     except ReduxqError as error:
-        return JSONResponse({"status": error.message, **state}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return JSONResponse({"status": error.summary, **state}, HTTPStatus.SERVICE_UNAVAILABLE)
     return JSONResponse({"status": "ok", **state})

@@ -10,7 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import UploadTooLarge
 
+log = structlog.get_logger(__name__)
+
 REQUEST_ID: Final = re.compile(r"[\w.-]{1,128}", re.ASCII)
+UPLOADS: Final = frozenset({"/api/assets"})  #: paths that take an image; all others take JSON
 MAX_JSON_BYTES: Final = 1_000_000
 MULTIPART_OVERHEAD: Final = 100_000  #: bytes beside the file: boundaries, part headers, small fields
 
@@ -35,7 +38,11 @@ class RequestId:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request=request_id):
-            await self._app(scope, receive, send_with_id)
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                log.exception("an unexpected error", path=scope["path"])
+                raise
 
 
 class BodyLimit:
@@ -49,20 +56,19 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        multipart = headers.get("content-type", "").lower().startswith("multipart/")
-        allowed, limit = MAX_JSON_BYTES, MAX_JSON_BYTES
-        if multipart:
+        allowed = limit = MAX_JSON_BYTES
+        if scope["path"] in UPLOADS:
             allowed, limit = self._max_upload_bytes, self._max_upload_bytes + MULTIPART_OVERHEAD
-        promised = headers.get("content-length", "")
-        received = 0
+        length = Headers(scope=scope).get("content-length", "")
+        promised, received = int(length) if length.isdecimal() else 0, 0
 
         async def receive_counted() -> Message:
             nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if max(received, int(promised) if promised.isdecimal() else 0) > limit:
-                raise UploadTooLarge(f"the request body is larger than the {allowed} bytes that are allowed")
-            return message
+            if promised <= limit:
+                message = await receive()
+                received += len(message.get("body", b""))
+                if received <= limit:
+                    return message
+            raise UploadTooLarge(f"the request body is larger than the {allowed} bytes that are allowed")
 
         await self._app(scope, receive_counted, send)

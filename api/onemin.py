@@ -1,6 +1,7 @@
 """The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its results."""
 
 import json
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,9 +14,8 @@ from api.onemin_view import ai_record, asset_answer
 from api.services import Services, services_of
 from api.submission import report, submit
 from api.uploads import store_upload
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
 from shared.ids import JobId
-from shared.job_store import Report
 from shared.keys import ApiKey
 from shared.teams import get_user
 
@@ -52,19 +52,20 @@ async def create_asset(request: Request, caller: Caller, services: Tools) -> dic
 async def create_feature(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
     draft = parse_submission(await _json(request), request.state.request_id)
-    return await _view(services, await submit(services, caller, draft))
+    user = await services.run(get_user(caller.user_id))
+    found = await submit(services, caller, draft)
+    with suppress(RecordsUnavailable):
+        user = await services.run(get_user(caller.user_id))  # what the job cost is counted by now
+    return ai_record(found, user, services.objects)
 
 
 @router.get("/results/{uuid}")
 async def read_result(uuid: str, caller: Caller, services: Tools) -> dict[str, Any]:
     """Return a job's record; an unknown one is null, as the original answers."""
     try:
-        return await _view(services, await report(services, caller, JobId(uuid)))
+        found = await report(services, caller, JobId(uuid))
     except NotFound:
         return {"aiRecord": None}
-
-
-async def _view(services: Services, found: Report) -> dict[str, Any]:
     return ai_record(found, await services.run(get_user(found.record.user_id)), services.objects)
 
 

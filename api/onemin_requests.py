@@ -1,8 +1,9 @@
 """1min.ai's ``POST /api/features`` body: what real clients send, turned into our words."""
 
+import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from api.submission import Draft
@@ -10,28 +11,28 @@ from shared.errors import InvalidRequest, UnsupportedModel
 from shared.jobs import SEEDS, Echo, OutputFormat
 from shared.sizes import AspectRatio, Megapixels
 
-FEATURE: Final = "IMAGE_VARIATOR"
 MODEL: Final = "black-forest-labs/flux-redux-dev"
+SHOWN: Final = 100  #: characters of a wrong value that an error repeats
 
 
-def _between(low: int, high: int) -> AfterValidator:
-    def check(value: int) -> int:
-        if not low <= value <= high:
+def _whole(low: int, high: int) -> BeforeValidator:
+    """Take a whole number, also as text; clients send both."""
+
+    def check(value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+        except (ValueError, OverflowError):
+            number = None
+        if number is None or not low <= number <= high or (isinstance(value, float) and value != number):
             raise PydanticCustomError("range", f"must be a whole number from {low} to {high}")
-        return value
+        return number
 
-    return AfterValidator(check)
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "must be a whole number")
-    return value
+    return BeforeValidator(check)
 
 
 def _as_text(value: object) -> object:
-    """Megapixels come as a number or as a string."""
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Megapixels come as a number or as text."""
+    return {1: "1", 0.25: "0.25"}.get(value, value) if isinstance(value, int | float) else value
 
 
 def _jpg(value: object) -> object:
@@ -40,10 +41,9 @@ def _jpg(value: object) -> object:
 
 def _no_none(value: object) -> object:
     """Drop nulls: clients send them for what they leave open."""
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
-
-
-Number = Annotated[int, BeforeValidator(_no_bool)]  #: a whole number, also as a string
+    if not isinstance(value, dict):
+        raise PydanticCustomError("object", "must be an object")
+    return {key: item for key, item in value.items() if item is not None}
 
 
 class PromptObject(BaseModel):
@@ -54,25 +54,28 @@ class PromptObject(BaseModel):
     imageUrl: Annotated[str, Field(min_length=1, max_length=4096)]  # noqa: N815  their name
     format: Annotated[OutputFormat, BeforeValidator(_jpg)] = OutputFormat.WEBP
     aspect_ratio: AspectRatio = AspectRatio.STANDARD
-    num_outputs: Annotated[Number, _between(1, 4)] = 1
-    num_inference_steps: Annotated[Number, _between(1, 50)] = 28
-    seed: Annotated[Number, _between(0, SEEDS - 1)] | None = None
-    output_quality: Annotated[Number, _between(1, 100)] = 80
+    num_outputs: Annotated[int, _whole(1, 4)] = 1
+    num_inference_steps: Annotated[int, _whole(1, 50)] = 28
+    seed: Annotated[int, _whole(0, SEEDS - 1)] | None = None
+    output_quality: Annotated[int, _whole(1, 100)] = 80
     disable_safety_checker: bool = False
     megapixels: Annotated[Megapixels, BeforeValidator(_as_text)] = Megapixels.ONE
 
 
 class Submission(BaseModel):
-    """The whole body."""
+    """The whole body; our own parameters stand beside ``promptObject``."""
 
     model_config = ConfigDict(frozen=True)
 
     type: Literal["IMAGE_VARIATOR"]
-    model: str
+    model: Literal["black-forest-labs/flux-redux-dev"]
     promptObject: Annotated[PromptObject, BeforeValidator(_no_none)]  # noqa: N815  their name
     asynchronous: bool = Field(default=False, validation_alias="async")
     metadata: Any = None
     conversationId: str | None = None  # noqa: N815  their name
+
+
+_SUBMISSION: Final = TypeAdapter(Annotated[Submission, BeforeValidator(_no_none)])
 
 
 def parse_submission(body: Any, request_id: str) -> Draft:
@@ -82,10 +85,11 @@ def parse_submission(body: Any, request_id: str) -> Draft:
         UnsupportedModel: If it names another model.
         InvalidRequest: If anything else is missing or not allowed; every fault is named with its value.
     """
-    if isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"] != MODEL:
-        raise UnsupportedModel(f"Model {body['model']} is not supported", details=(_detail("model", body["model"]),))
+    model = body.get("model") if isinstance(body, dict) else None
+    if isinstance(model, str) and model != MODEL:
+        raise UnsupportedModel(f"Model {model[:SHOWN]} is not supported")
     try:
-        sent = Submission.model_validate(body)
+        sent = _SUBMISSION.validate_python(body)
     except ValidationError as error:
         raise _explained(error) from error
     prompt = sent.promptObject.model_dump(exclude={"imageUrl", "format"})
@@ -96,17 +100,13 @@ def parse_submission(body: Any, request_id: str) -> Draft:
         echo=Echo(
             type=sent.type,
             model=sent.model,
-            prompt_object=body["promptObject"],
-            metadata=sent.metadata,
+            prompt_object=json.dumps(body["promptObject"]),
+            metadata=json.dumps(sent.metadata),
             conversation_id=sent.conversationId,
             request_id=request_id,
         ),
         wait=not sent.asynchronous,
     )
-
-
-def _detail(field: str, value: object) -> dict[str, Any]:
-    return {"field": field, "value": value, "message": f"allowed is {MODEL!r}"}
 
 
 def _explained(error: ValidationError) -> InvalidRequest:
@@ -120,9 +120,14 @@ def _fault(fault: ErrorDetails) -> dict[str, Any]:
     text = fault["msg"][:1].lower() + fault["msg"][1:]
     if fault["type"] == "missing":
         return {"field": field, "value": None, "message": "is required and missing"}
-    return {"field": field, "value": fault["input"], "message": f"{text}, not {_shown(fault['input'])}"}
+    return {"field": field, "value": _shortened(fault["input"]), "message": f"{text}, not {_shown(fault['input'])}"}
+
+
+def _shortened(value: object) -> object:
+    """Return a value as it was sent, unless it is large."""
+    return value if len(repr(value)) <= SHOWN else _shown(value)
 
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 100 else text[:100] + "..."  # noqa: PLR2004  characters
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

@@ -1,11 +1,12 @@
 """Records and assets as 1min.ai's clients read them."""
 
-import mimetypes
+import json
 from datetime import datetime
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from api.uploads import Upload
+from shared.images import ImageType
 from shared.job_store import Report
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
@@ -31,14 +32,14 @@ def ai_record(report: Report, user: TeamUser, objects: ObjectStore) -> dict[str,
         "teamUser": _team_user(user),
         "model": record.echo.model,
         "type": record.echo.type,
-        "metadata": record.echo.metadata,
+        "metadata": json.loads(record.echo.metadata),
         "rating": None,
         "feedback": None,
         "conversationId": record.echo.conversation_id,
         "status": STATUSES[record.status],
         "createdAt": instant(record.created_at),
         "aiRecordDetail": {
-            "promptObject": record.echo.prompt_object,
+            "promptObject": json.loads(record.echo.prompt_object),
             "resultObject": _result_object(record),
             "responseObject": {},
         },
@@ -130,7 +131,7 @@ def asset_answer(upload: Upload, objects: ObjectStore) -> dict[str, Any]:
         "fileContent": {
             "uuid": str(uuid5(NAMESPACE_URL, asset.key)),
             "path": asset.key,
-            "type": (mimetypes.guess_extension(content_type) or "").lstrip("."),
+            "type": ImageType(content_type).extension,
             "name": asset.key.rsplit("/", 1)[-1],
             "content": "",
             "status": "ACTIVE",

@@ -43,13 +43,15 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _on_ours(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, errors.ReduxqError):
+        raise error
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-    message = error.message if isinstance(error, errors.ReduxqError) else str(error)
-    code = error.code if isinstance(error, errors.ReduxqError) else errors.ReduxqError.code
+    message = error.message
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("cannot serve", error=message)
+        message = error.summary
     headers = {"Retry-After": RETRY_AFTER[status]} if status in RETRY_AFTER else {}
-    return JSONResponse(envelope(code, message, getattr(error, "details", ())), status, headers)
+    return JSONResponse(envelope(error.code, message, getattr(error, "details", ())), status, headers)
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

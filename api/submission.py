@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from api.services import Services
 from api.uploads import require_source
-from shared.errors import NotFound
+from shared.errors import NotFound, RecordsUnavailable
 from shared.ids import JobId
 from shared.job_store import Report
 from shared.jobs import SEEDS, Echo, JobRecord, Parameters
@@ -30,11 +30,12 @@ class Draft:
 async def submit(services: Services, caller: ApiKey, draft: Draft) -> Report:
     """Accept a job, and wait for its end if the caller does.
 
-    Once this has returned, or the record was stored, the job is in the queue for good; before that nothing is.
+    Once the job is accepted this returns its record, whatever happens to the servers: an error would make the client
+    ask, and pay, twice.
 
     Raises:
         InvalidRequest: If the source is no image of the caller's team.
-        RecordsUnavailable: If the records server does not answer.
+        RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
     source = await require_source(services, caller, draft.source, draft.source_field)
     seed = draft.parameters.get("seed")
@@ -48,11 +49,13 @@ async def submit(services: Services, caller: ApiKey, draft: Draft) -> Report:
         created_at=datetime.now(UTC),
     )
     await services.run(services.jobs.accept(record))
-    if draft.wait:
-        await services.completions.wait(
-            record.id, partial(_has_ended, services, record.id), services.settings.api.wait_seconds
-        )
-    return await report(services, caller, record.id)
+    try:
+        if draft.wait:
+            ended = partial(_has_ended, services, record.id)
+            await services.completions.wait(record.id, ended, services.settings.api.wait_seconds)
+        return await report(services, caller, record.id)
+    except RecordsUnavailable:
+        return Report(record, progress=None, queue_position=None)
 
 
 async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from starlette.datastructures import UploadFile
 
 from api.services import Services
 from shared import assets
 from shared.assets import Asset
-from shared.errors import InvalidRequest, ReduxqError, UploadTooLarge
+from shared.errors import InvalidRequest, UploadTooLarge
 from shared.ids import AssetKey
-from shared.images import ImageFacts, inspect
+from shared.images import inspect
 from shared.jobs import key_stamp
 from shared.keys import ApiKey
 
@@ -29,7 +29,6 @@ class Upload:
 
     asset: Asset
     original_name: str
-    facts: ImageFacts
     etag: str  #: with its quotes
 
 
@@ -45,18 +44,19 @@ async def store_upload(services: Services, caller: ApiKey, file: UploadFile) -> 
     if size > limit:
         raise UploadTooLarge(f"the image has {size} bytes; at most {limit} are allowed")
     look = partial(inspect, file.file, max_pixels=services.settings.api.max_pixels)
-    facts = await to_thread.run_sync(look, limiter=services.decoders)
+    image_type = await to_thread.run_sync(look, limiter=services.decoders)
     name = file.filename or "upload"
-    asset = await _reserve(services, caller, name, size=size, content_type=facts.type.content_type)
+    asset = await _reserve(services, caller, name, size=size, content_type=image_type.value)
     try:
         await file.seek(0)
         put = partial(services.objects.put, asset.key, file.file, asset.content_type)
         etag = await services.in_thread(put)
         await services.run(assets.confirm(asset))
-    except ReduxqError:
-        await services.run(assets.release(asset.key))
+    except BaseException:
+        with CancelScope(shield=True):  # also when the process ends while the storage hangs
+            await services.run(assets.release(asset.key))
         raise
-    return Upload(asset, name, facts, etag)
+    return Upload(asset, name, etag)
 
 
 async def require_source(services: Services, caller: ApiKey, reference: str, field: str) -> AssetKey:

@@ -10,7 +10,6 @@ from typing import Final
 import redis.asyncio
 import structlog
 
-from shared.errors import RecordsUnavailable
 from shared.ids import JobId
 from shared.job_store import COMPLETIONS
 from shared.programs import Program, run_async
@@ -38,17 +37,17 @@ class Completions:
         last = ""
         while True:
             try:
-                last = last or await run_async(self._records, _newest_entry())
+                if not last:  # at the start, and after a failure: a restarted server may count anew
+                    last = await run_async(self._records, _newest_entry())
+                    self._wake_all()
                 entries = await run_async(self._records, _entries_after(last))
-            except RecordsUnavailable as error:
-                log.warning("cannot follow completions", error=error.message)
-                last = ""  # a restarted server may count anew
-                await asyncio.sleep(PAUSE)
-                self._wake_all()
-            else:
-                for entry_id, job_id in entries:
-                    last = entry_id
+                for _, job_id in entries:
                     _wake(self._waiting.get(job_id, ()))
+                last = entries[-1][0] if entries else last
+            except Exception as error:  # noqa: BLE001  whatever it is, callers wait for this to go on
+                log.warning("cannot follow completions", error=repr(error))
+                last = ""
+                await asyncio.sleep(PAUSE)
 
     def close(self) -> None:
         """Let every caller go with what there is: the process ends."""

@@ -76,22 +76,22 @@ def running_count() -> Program[int]:
 
 
 def published_jobs() -> Program[dict[JobId, float]]:
-    """Return the queued jobs whose message is under way, with the seconds since it was published."""
+    """Return the queued jobs whose message is under way, with the server's time at which it was published."""
     yield ("ZINTERSTORE", PUBLISHED, 2, PUBLISHED, INDICES[JobStatus.QUEUED], "WEIGHTS", 1, 0)
-    now = yield from _server_seconds()
     jobs: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
     scores = (yield ("ZMSCORE", PUBLISHED, *jobs)) if jobs else []
-    return {job_id: now - float(score) for job_id, score in zip(jobs, scores, strict=True) if score is not None}
+    return {job_id: float(score) for job_id, score in zip(jobs, scores, strict=True) if score is not None}
 
 
 def mark_published(jobs: Sequence[JobId]) -> Program[None]:
     """Note that messages for these jobs go out now."""
-    now = yield from _server_seconds()
+    now = yield from server_seconds()
     if jobs:
         yield ("ZADD", PUBLISHED, *(part for job_id in jobs for part in (now, job_id)))
 
 
-def _server_seconds() -> Program[float]:
+def server_seconds() -> Program[float]:
+    """Return the server's time."""
     seconds, microseconds = yield ("TIME",)
     return int(seconds) + int(microseconds) / 1e6
 

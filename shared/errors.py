@@ -35,8 +35,13 @@ class ReduxqError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str | None = None) -> None:
-        self.message = message or (type(self).__doc__ or "").strip()
+        self.message = message or self.summary
         super().__init__(self.message)
+
+    @property
+    def summary(self) -> str:
+        """What happened, without the details that are the operator's business."""
+        return (type(self).__doc__ or "").strip()
 
 
 class InvalidRequest(ReduxqError):
@@ -139,16 +144,10 @@ class TooManyAttempts(JobError):
 class LeaseLost(ReduxqError):
     """Another worker owns the job, or it has ended."""
 
-    code = "LEASE_LOST"
-
 
 class ShuttingDown(ReduxqError):
     """The worker is shutting down."""
 
-    code = "SHUTTING_DOWN"
-
 
 class IllegalTransition(ReduxqError):
     """The job's status does not allow that."""
-
-    code = "ILLEGAL_TRANSITION"

@@ -3,7 +3,7 @@
 import struct
 from enum import Enum
 from io import BytesIO
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -20,8 +20,8 @@ class ImageType(Enum):
     WEBP = "image/webp"
 
     @property
-    def content_type(self) -> str:
-        return self.value
+    def extension(self) -> str:
+        return "jpg" if self is ImageType.JPEG else self.name.lower()
 
 
 #: How other files begin that people send, to say what came.
@@ -44,16 +44,8 @@ ISO_BRANDS: Final = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"
 DECODING_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
-class ImageFacts(NamedTuple):
-    """What an upload turned out to be."""
-
-    type: ImageType
-    width: int
-    height: int
-
-
-def inspect(file: BinaryIO, *, max_pixels: int) -> ImageFacts:
-    """Return what an image file is, having decoded it whole.
+def inspect(file: BinaryIO, *, max_pixels: int) -> ImageType:
+    """Return what type of image a file is, having decoded it whole.
 
     Raises:
         UnsupportedImage: If it is none of the types that are taken.
@@ -72,7 +64,8 @@ def inspect(file: BinaryIO, *, max_pixels: int) -> ImageFacts:
                     f"at most {max_pixels} are allowed"
                 )
             image.load()
-            return ImageFacts(ImageType[image.format or ""], image.width, image.height)
+            # Many cameras' photographs are JPEGs with a second picture behind the first.
+            return ImageType.JPEG if image.format == "MPO" else ImageType[str(image.format)]
     except UnidentifiedImageError as error:
         raise UnsupportedImage(
             f"the image is {_looks_like(head)}; allowed are {', '.join(known.name for known in ImageType)}"
@@ -91,13 +84,24 @@ def read_source(data: bytes) -> Picture:
     """
     try:
         with Image.open(BytesIO(data), formats=[known.name for known in ImageType]) as image:
-            upright = ImageOps.exif_transpose(image)
+            upright = _upright(image)
             if upright.has_transparency_data:
                 clear = upright.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+            if upright.mode.startswith("I"):  # 16 bits a channel, which convert() would cut off at 255
+                upright = upright.convert("F").point(lambda level: level * (255 / 65535)).convert("L")
             return upright.convert("RGB")
     except DECODING_ERRORS as error:
         raise BrokenImage(f"the image cannot be decoded: {error}") from error
+
+
+def _upright(image: Picture) -> Picture:
+    """Return the picture turned as its EXIF says; damaged EXIF says nothing."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODING_ERRORS:
+        return image
 
 
 def _looks_like(head: bytes) -> str:

@@ -1,6 +1,6 @@
 """Where records live: one hash for each job, indices that follow its status, and its lease.
 
-Whatever a change of a record means elsewhere is worked out in :func:`_effects` from the record before and after, and
+Whatever a change of a record means elsewhere is worked out in one place, from the record before and after, and
 committed with it as one atomic step. Lease and progress are volatile and stand outside the record, so that renewing
 them never conflicts with a transition.
 """
@@ -89,11 +89,11 @@ class JobStore:
                 return after.model_copy(update={"version": before.version + 1})
 
     def take_back(self, job_id: JobId, transition: Transition) -> Program[JobRecord | None]:
-        """As :meth:`update`, but only while nobody holds the job's lease; None if somebody does."""
+        """As :meth:`update`, but only while the job runs and nobody holds its lease; else None."""
         unleased = Guard(("GET", _lease(job_id)), "")
         while True:
             before = yield from self.get(job_id)
-            if before is None or (yield ("EXISTS", _lease(job_id))):
+            if before is None or before.status is not JobStatus.RUNNING or (yield ("EXISTS", _lease(job_id))):
                 return None
             after = transition(before)
             if (yield from self._replace(before, after, unleased)):

@@ -7,7 +7,7 @@ indices, leases and credits follows from the two records alone and is worked out
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -104,8 +104,8 @@ class Echo(_Value):
 
     type: str
     model: str
-    prompt_object: Mapping[str, Any]
-    metadata: Any = None
+    prompt_object: str  #: JSON text: however odd, it cannot make the record unreadable
+    metadata: str = "null"  #: JSON text
     conversation_id: str | None = None
     request_id: str
 
@@ -205,7 +205,12 @@ def fail(record: JobRecord, *, attempt: int, error: ReduxqError, now: datetime) 
 
 
 def hand_back(record: JobRecord, *, attempt: int) -> JobRecord:
-    """Put an attempt that its worker gave up unharmed back into the queue; it counts as no failure."""
+    """Put an attempt that its worker gave up unharmed back into the queue; it counts as no failure.
+
+    Repeating it for the attempt that did so changes nothing, as with :func:`fail_attempt`.
+    """
+    if record.status is JobStatus.QUEUED and record.attempt == attempt:
+        return record
     _require_held(record, attempt)
     return _changed(record, status=JobStatus.QUEUED)
 
@@ -216,6 +221,8 @@ def fail_attempt(record: JobRecord, *, attempt: int, reason: str, limit: int, no
     Raises:
         LeaseLost: If another attempt owns the job or ended it.
     """
+    if record.status in {JobStatus.QUEUED, JobStatus.FAILED} and record.attempt == attempt:
+        return record
     _require_held(record, attempt)
     failed = record.failed_attempts + 1
     counted = _changed(record, failed_attempts=failed)

@@ -60,7 +60,7 @@ class ObjectStore:
             self._client.head_bucket(Bucket=self.bucket)
 
     def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
-        """Store an object whole or not at all and return its ETag, quotes included."""
+        """Store an object and return its ETag, quotes included; after an error it may be there or not, but whole."""
         with _translated_errors():
             return self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)["ETag"]
 
@@ -91,8 +91,11 @@ class ObjectStore:
         return f"{self._public_endpoint}/{self.bucket}/{quote(key)}"
 
     def key_of(self, url: str) -> AssetKey | None:
-        """Return the key that one of our locations or presigned links points to; None for any other URL."""
-        here, there = urlsplit(self._public_endpoint), urlsplit(url)
+        """Return the key that one of our locations or presigned links points to; None for any other text."""
+        try:
+            here, there = urlsplit(self._public_endpoint), urlsplit(url)
+        except ValueError:
+            return None
         start = f"{here.path}/{self.bucket}/"
         if (there.scheme, there.netloc) != (here.scheme, here.netloc) or not there.path.startswith(start):
             return None

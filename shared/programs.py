@@ -15,7 +15,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -28,8 +28,8 @@ Program = Generator[Command, Any, T]
 SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
 
 
-#: How the answers of a server begin that is up and cannot serve: unable to save, stuck in a script.
-UNAVAILABLE = ("MISCONF", "BUSY")
+#: How the answers of a server begin that is up and cannot serve: unable to save, stuck in a script, changing roles.
+UNAVAILABLE = ("MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN")
 
 
 class Guard(NamedTuple):
@@ -89,13 +89,21 @@ async def run_async(client: "redis.asyncio.Redis", program: Program[T]) -> T:
 
 
 def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
-    """Return a client that answers or fails within ``timeout`` and never repeats a command by itself."""
-    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(timeout))
+    """Return a client that answers or fails within ``timeout``.
+
+    A command whose connection broke is sent once more, for after a restart of the server every idle connection is
+    broken. All programs bear that: commits are guarded, the other commands say the same twice.
+    """
+    retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    return redis.Redis.from_url(url, retry=retry, **_options(timeout))
 
 
 def connect_async(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> "redis.asyncio.Redis":
-    """As :func:`connect`, for the event loop."""
-    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options(timeout))
+    """As :func:`connect`, for the event loop; callers beyond the pool's size wait for their turn."""
+    retry = AsyncRetry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    seconds = timeout.total_seconds()
+    pool = redis.asyncio.BlockingConnectionPool.from_url(url, timeout=seconds, retry=retry, **_options(timeout))
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def _options(timeout: timedelta) -> dict[str, Any]:
@@ -117,12 +125,13 @@ def require_durable(durability: str) -> Program[None]:
             "the records server keeps no append-only file and would forget accepted jobs: set 'appendonly yes' and "
             "'appendfsync always' there, or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
         )
-    policy = (yield ("CONFIG", "GET", "appendfsync")).get("appendfsync", "always")
-    if policy != "always":
-        raise Misconfigured(
-            f"the records server has 'appendfsync {policy}' and could forget jobs just accepted: set 'appendfsync "
-            "always' there, or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
-        )
+    for name, needed in (("appendfsync", "always"), ("maxmemory-policy", "noeviction")):
+        value = (yield ("CONFIG", "GET", name)).get(name, needed)
+        if value != needed:
+            raise Misconfigured(
+                f"the records server has '{name} {value}' and could forget accepted jobs: set '{name} {needed}' there, "
+                "or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
+            )
 
 
 @contextmanager
@@ -132,6 +141,8 @@ def _translated_errors() -> Iterator[None]:
         yield
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise RecordsUnavailable(f"the records server does not answer: {error}") from error
+    except NoPermissionError as error:
+        raise Misconfigured(f"the records server does not permit us what we need: {error}") from error
     except ResponseError as error:
         if not isinstance(error, OutOfMemoryError | ReadOnlyError) and not str(error).startswith(UNAVAILABLE):
             raise

@@ -1,8 +1,7 @@
-"""Celery as we use it: one queue of ids, at least once, no results."""
+"""Celery as we use it: one queue of ids, no results, no redelivery."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, Final
 
 from celery import Celery
@@ -14,10 +13,6 @@ from shared.ids import JobId
 
 TASK: Final = "reduxq.vary"
 QUEUE: Final = "gpu"
-#: A message that was taken and never acknowledged is delivered again after this. Leases bring lost jobs back within
-#: seconds, so it only has to be longer than any job: a shorter one would deliver running jobs again and again.
-VISIBILITY_TIMEOUT: Final = timedelta(hours=6)
-
 CONFIGURATION: Final[dict[str, Any]] = {
     "task_default_queue": QUEUE,
     "task_ignore_result": True,
@@ -28,12 +23,13 @@ CONFIGURATION: Final[dict[str, Any]] = {
     "worker_send_task_events": True,
     "worker_prefetch_multiplier": 1,
     "worker_disable_prefetch": True,
-    "worker_hijack_root_logger": False,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "broker_transport_options": {
-        "visibility_timeout": int(VISIBILITY_TIMEOUT.total_seconds()),
+        # A message that a worker took is gone from the broker: the record and the dispatcher bring a job back within
+        # seconds, and kombu's own way ends the worker when the broker restarts under a running task.
+        "ack_emulation": False,
         "socket_timeout": 30,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

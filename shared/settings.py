@@ -9,7 +9,9 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
 
 from shared.errors import Misconfigured
 
@@ -20,6 +22,15 @@ def _seconds(value: object) -> object:
     return timedelta(seconds=float(value)) if isinstance(value, str | int | float) else value
 
 
+def _redis_url(value: object) -> object:
+    try:
+        parse_url(value.get_secret_value() if isinstance(value, SecretStr) else str(value))  # type: ignore[no-untyped-call]
+    except ValueError:
+        raise PydanticCustomError("redis_url", "must look like redis://:password@host:6379/0") from None
+    return value
+
+
+RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), PlainSerializer(timedelta.total_seconds)]
 
 
@@ -28,14 +39,14 @@ class _Group(BaseModel):
 
 
 class RecordsSettings(_Group):
-    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    url: RedisUrl = SecretStr("redis://127.0.0.1:6379/0")
     """Redis >= 7.2 or Valkey that keeps the records; `appendonly yes`, `appendfsync always`, `noeviction`"""
     durability: Literal["aof", "managed"] = "aof"
     """`aof`: refuse a server that could forget; `managed`: the operator vouches for it"""
 
 
 class BrokerSettings(_Group):
-    url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
+    url: RedisUrl = SecretStr("redis://127.0.0.1:6379/1")
     """Redis or Valkey that carries Celery's messages; may be the records' server"""
 
 
@@ -147,8 +158,12 @@ def load_settings() -> Settings:
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
+    """Return what is wrong; the value only where it cannot be a secret."""
     name = PREFIX + "__".join(str(part).upper() for part in fault["loc"])
-    return f"{name}: {fault['msg']}, not {fault['input']!r}"
+    if fault["type"] == "extra_forbidden":
+        return f"{name} is no setting"
+    secret = fault["loc"][-1] in {"url", "access_key", "secret_key"}
+    return f"{name}: {fault['msg']}" + ("" if secret else f", not {fault['input']!r}")
 
 
 def settings_table() -> str:

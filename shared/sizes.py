@@ -10,9 +10,6 @@ class Size(NamedTuple):
     width: int
     height: int
 
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
 
 class AspectRatio(StrEnum):
     """Width to height, as clients write it."""

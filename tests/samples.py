@@ -21,7 +21,7 @@ def record(created_at: datetime = NOW, **parameters: Any) -> JobRecord:
         team_id=TeamId("team"),
         user_id=UserId("user"),
         parameters=Parameters(**chosen),
-        echo=Echo(type="IMAGE_VARIATOR", model="m", prompt_object={"imageUrl": "images/source.png"}, request_id="r"),
+        echo=Echo(type="IMAGE_VARIATOR", model="m", prompt_object='{"imageUrl": "images/source.png"}', request_id="r"),
         created_at=created_at,
     )
 

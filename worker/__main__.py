@@ -1,5 +1,7 @@
 """``python -m worker``: one GPU worker."""
 
+from pathlib import Path
+
 import structlog
 
 from shared.jobs import ModelIdentity
@@ -15,7 +17,8 @@ def work(settings: Settings) -> None:
     """Load the model, then take jobs until SIGTERM."""
     chosen = settings.model
     model = ReduxModel.load(chosen.base, chosen.redux, dtype=chosen.dtype, device=chosen.device)
-    identity = ModelIdentity(base=chosen.base, redux=chosen.redux, trained=model.trained)
+    base, redux = (Path(name).name if Path(name).is_dir() else name for name in (chosen.base, chosen.redux))
+    identity = ModelIdentity(base=base, redux=redux, trained=model.trained)
     log.info("model loaded", **identity.model_dump())
     Worker(settings, model, identity).work()
 

@@ -2,10 +2,13 @@
 
 import os
 import socket
+import sys
 from threading import Timer
+from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.concurrency import get_implementation
 
 from shared import queue
 from shared.errors import ShuttingDown
@@ -65,13 +68,20 @@ class Worker:
 
 
 def _consume(app: Celery, name: str, slots: int) -> None:
-    arguments = ["worker", "--pool", "threads", "--concurrency", str(slots), "--hostname", name]
-    arguments += ["--queues", queue.QUEUE, "--without-mingle", "--without-gossip"]
-    try:
-        app.worker_main(arguments)
-    except SystemExit as end:
-        if end.code:
-            raise
+    """Run Celery's worker; an end that was not asked for ends the process with its exit code."""
+    options: dict[str, Any] = {
+        "hostname": f"celery@{name}",
+        "pool_cls": get_implementation("threads"),
+        "concurrency": slots,
+        "queues": [queue.QUEUE],
+        "without_gossip": True,
+        "without_mingle": True,
+        "quiet": True,
+    }
+    consumer = app.Worker(**options)
+    consumer.start()
+    if consumer.exitcode:
+        sys.exit(consumer.exitcode)
 
 
 def _keep_our_logging(**_: object) -> None:

@@ -1,5 +1,6 @@
 """The engine: one thread that owns the model and advances jobs step by step."""
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -80,7 +81,7 @@ class Engine:
         self._model = model
         self._inbox: SimpleQueue[_Work | None] = SimpleQueue()
         self._active: deque[_Work] = deque()
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread = Thread(target=self._run_or_die, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -100,6 +101,17 @@ class Engine:
         work = _Work(source, parameters, watch)
         self._inbox.put(work)
         return work.pictures.result()
+
+    def _run_or_die(self) -> None:
+        """Run; without its engine the process could only renew leases for ever, so it ends and loses them."""
+        try:
+            self._run()
+        except BaseException:
+            log.exception("the engine died, and the worker with it")
+            raise
+        finally:
+            if self._active:
+                os._exit(1)
 
     def _run(self) -> None:
         while True:

@@ -11,7 +11,7 @@ import redis
 import structlog
 
 from shared.dispatch_store import announce_worker, retire_worker
-from shared.errors import LeaseLost, ReduxqError, Unavailable
+from shared.errors import LeaseLost, ReduxqError
 from shared.ids import JobId
 from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord
@@ -33,6 +33,7 @@ class Lease:
         self.told: Progress | None = None
         self.renewed = time.monotonic()
         self._end: ReduxqError | None = None
+        self._ended = Event()
 
     def check(self) -> None:
         """Go on, or stop.
@@ -44,6 +45,10 @@ class Lease:
         if self._end:
             raise self._end
 
+    def pause(self, seconds: float) -> None:
+        """Wait, at most until the lease ends."""
+        self._ended.wait(seconds)
+
     def tell(self, step: int, steps: int) -> None:
         """Note how far the job is; the keeper's thread passes it on."""
         self.progress = Progress(step, steps)
@@ -51,6 +56,7 @@ class Lease:
     def end(self, error: ReduxqError) -> None:
         """Make every further check raise ``error``."""
         self._end = error
+        self._ended.set()
 
 
 class LeaseKeeper:
@@ -70,7 +76,7 @@ class LeaseKeeper:
         self._slots = slots
         self._pause = store.lease / RENEWALS
         self._leases: set[Lease] = set()
-        self._ending: ReduxqError | None = None
+        self.ending: ReduxqError | None = None  #: what ends every lease, once that was decided
         self._retired = False
         self._lock = Lock()
         self._stop = Event()
@@ -96,8 +102,8 @@ class LeaseKeeper:
         lease = Lease(record)
         with self._lock:
             self._leases.add(lease)
-            if self._ending:
-                lease.end(self._ending)
+            if self.ending:
+                lease.end(self.ending)
         try:
             yield lease
         finally:
@@ -107,7 +113,7 @@ class LeaseKeeper:
     def end_all(self, error: ReduxqError) -> None:
         """End every lease held now or taken later."""
         with self._lock:
-            self._ending = error
+            self.ending = error
             for lease in self._leases:
                 lease.end(error)
 
@@ -136,10 +142,12 @@ class LeaseKeeper:
             lease.end(error)
 
     def _try(self, program: Program[None]) -> bool:
-        """Run a program; False if the server does not answer, so that the next beat tries again."""
+        """Run a program; False if that failed in whatever way, so that the next beat tries again."""
         try:
             run(self._records, program)
-        except Unavailable as error:
-            log.warning("cannot renew", error=error.message)
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, jobs are lost if this does not go on
+            log.warning("cannot renew", error=repr(error))
             return False
         return True

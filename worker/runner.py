@@ -35,6 +35,7 @@ from worker.lease import Lease, LeaseKeeper
 
 log = structlog.get_logger(__name__)
 
+OUTAGE: Final = 20.0  #: seconds between a failed attempt and the next: a server that is away gets time to come back
 PAUSE: Final = 1.0  #: seconds before a finished job's record is written again when its server does not answer
 
 
@@ -99,7 +100,9 @@ class Runner:
             except LeaseLost as error:
                 log.warning("lost the job", job=job_id, attempt=record.attempt, reason=error.message)
                 self._discard(record)
-                return None
+            except ShuttingDown:
+                log.warning("left the job to its lease", job=job_id, attempt=record.attempt)
+            return None
 
     def _claim(self, job_id: JobId) -> JobRecord:
         digits = random.SystemRandom().sample(range(1_000_000), k=4)
@@ -118,12 +121,15 @@ class Runner:
         except LeaseLost:
             raise
         except ShuttingDown:
+            self._discard(record)
             return partial(jobs.hand_back, attempt=record.attempt)
         except Exception as error:
+            self._discard(record)
             if isinstance(error, ReduxqError) and not error.retryable:
                 return partial(jobs.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
             log.exception("an attempt failed", job=record.id, attempt=record.attempt)
-            reason = f"{type(error).__name__}: {error}"
+            lease.pause(OUTAGE)
+            reason = error.summary if isinstance(error, ReduxqError) else type(error).__name__
             return partial(
                 jobs.fail_attempt, attempt=record.attempt, reason=reason, limit=self._limit, now=datetime.now(UTC)
             )
@@ -154,27 +160,29 @@ class Runner:
             raise SourceUnusable(f"the source {key}: {error.message}") from error
 
     def _store(self, record: JobRecord, pictures: list[Picture], lease: Lease) -> tuple[Variation, ...]:
-        """Store every picture, or none."""
+        """Store every picture; whoever sees this fail discards them all."""
         parameters, stored = record.parameters, list[Variation]()
-        content_type = TYPES[parameters.output_format].content_type
-        try:
-            for key, seed, picture in zip(record.planned_keys, parameters.seeds, pictures, strict=True):
-                lease.check()
-                data = encode(picture, parameters.output_format, parameters.output_quality)
-                stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
-                self._objects.put(key, data, content_type)
-        except Exception:
-            self._discard(record)
-            raise
+        content_type = TYPES[parameters.output_format].value
+        for key, seed, picture in zip(record.planned_keys, parameters.seeds, pictures, strict=True):
+            lease.check()
+            data = encode(picture, parameters.output_format, parameters.output_quality)
+            self._objects.put(key, data, content_type)
+            stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
         return tuple(stored)
 
     def _settle(self, lease: Lease, job_id: JobId, transition: Transition) -> JobRecord:
-        """Write how the attempt went; a records server that is away is waited for."""
+        """Write how the attempt went; a records server that is away is waited for, unless the worker must go.
+
+        Raises:
+            ShuttingDown: If it must go; the attempt's lease lapses, and what it stored is left alone.
+        """
         while True:
             try:
                 record = self._update(job_id, transition)
             except RecordsUnavailable as error:
                 log.warning("cannot finish yet", job=job_id, reason=error.message)
+                if self._keeper.ending:
+                    raise self._keeper.ending from error
                 time.sleep(PAUSE)
             else:
                 log.info("settled", job=job_id, attempt=lease.attempt, status=record.status)

@@ -153,6 +153,29 @@ def test_a_lease_lapses_and_the_job_is_taken_back_to_its_old_place(do: Do) -> No
         do(STORE.renew(job.id, 1, None))
 
 
+def test_a_job_that_ended_is_not_taken_back(do: Do) -> None:
+    job = record()
+    do(STORE.accept(job))
+    running = do(STORE.update(job.id, start))
+    done = do(STORE.update(job.id, finish(running)))
+    assert do(STORE.take_back(job.id, partial(fail_attempt, attempt=1, reason="", limit=3, now=NOW))) is None
+    assert do(STORE.get(job.id)) == done
+
+
+def test_a_lease_that_is_renewed_at_the_last_moment_keeps_its_job(do: Do, records: redis.Redis) -> None:
+    job = record()
+    do(STORE.accept(job))
+    running = do(STORE.update(job.id, start))
+    time.sleep(1.1)
+
+    def lose_while_it_is_renewed(before: JobRecord) -> JobRecord:
+        run(records, STORE.renew(job.id, 1, None))
+        return fail_attempt(before, attempt=1, reason="silent", limit=3, now=NOW)
+
+    assert do(STORE.take_back(job.id, lose_while_it_is_renewed)) is None
+    assert do(STORE.get(job.id)) == running
+
+
 def test_an_expired_lease_that_nobody_took_is_still_its_holders(do: Do) -> None:
     job = record()
     do(STORE.accept(job))

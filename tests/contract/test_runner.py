@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from shared.dispatch_store import living_workers
 from shared.errors import NotFound, RecordsUnavailable, ShuttingDown, StorageUnavailable
 from shared.ids import AssetKey, JobId
 from shared.images import read_source
@@ -184,7 +185,10 @@ class LosesTheSecondPut:
         return self._objects.put(key, body, content_type)
 
 
-def test_variations_are_complete_or_absent_and_the_job_gets_another_attempt(desk: Desk) -> None:
+def test_variations_are_complete_or_absent_and_the_job_gets_another_attempt(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runner.OUTAGE", 0.01)
     lossy = LosesTheSecondPut(desk.objects)
     job_id = desk.accept(num_outputs=2, num_inference_steps=1)
     back = desk.runner_with(lossy).run(job_id)
@@ -195,6 +199,56 @@ def test_variations_are_complete_or_absent_and_the_job_gets_another_attempt(desk
     done = desk.runner.run(job_id)
     assert done is not None
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+
+
+class LosesTheJobAtTheFirstPut(LosesTheSecondPut):
+    """An object store whose caller has lost the job to another worker when its first variation is stored."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk.objects)
+        self._desk = desk
+
+    def put(self, key: AssetKey, body: bytes, content_type: str) -> str:
+        self.put_keys.append(key)
+        etag = self._objects.put(key, body, content_type)
+        (job_id,) = (JobId(str(name)) for name in self._desk.records.zrange("jobs:running", 0, -1))
+        self._desk.update(job_id, partial(fail_attempt, attempt=1, reason="silent", limit=3, now=NOW))
+        self._desk.update(job_id, start)
+        time.sleep(0.6)  # the keeper notices when it next renews
+        return etag
+
+
+def test_a_worker_that_lost_its_job_while_it_stores_stops_and_removes_what_it_stored(desk: Desk) -> None:
+    thief = LosesTheJobAtTheFirstPut(desk)
+    job_id = desk.accept(num_outputs=2, num_inference_steps=1)
+    assert desk.runner_with(thief).run(job_id) is None
+    assert len(thief.put_keys) == 1
+    assert not desk.is_there(thief.put_keys[0])
+    assert desk.stored(job_id).status is JobStatus.RUNNING
+
+
+def test_a_worker_that_must_go_while_the_records_server_is_away_leaves_its_variations(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_away(job_id: JobId, transition: Transition) -> JobRecord:
+        result = Desk.update(desk, job_id, transition)
+        if result.status is JobStatus.RUNNING:
+            return result
+        desk.keeper.end_all(ShuttingDown())
+        raise RecordsUnavailable
+
+    monkeypatch.setattr(desk.runner, "_update", go_away)
+    job_id = desk.accept(num_inference_steps=1)
+    assert desk.runner.run(job_id) is None
+    assert desk.stored(job_id).status is JobStatus.SUCCEEDED  # only the answer was lost
+    assert all(desk.is_there(key) for key in desk.stored(job_id).planned_keys)
+
+
+def test_a_retired_worker_is_off_the_list_and_stays_off(desk: Desk) -> None:
+    wait_until(lambda: run(desk.records, living_workers()) == {"one": 2})
+    desk.keeper.retire()
+    time.sleep(0.6)
+    assert run(desk.records, living_workers()) == {}
 
 
 def test_a_finish_whose_answer_was_lost_is_repeated_and_deletes_nothing(

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,14 @@ import redis
 from shared import dispatch_store
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import JobStatus
+from shared.jobs import JobStatus, succeed
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.queue import QUEUE
 from tests import servers
 from tests.integration.conftest import feature, upload
-from tests.samples import encoded, picture, record, start
+from tests.samples import MODEL, NOW, encoded, picture, record, start, variations_of
 from tests.servers import wait_until
 
 STORE = JobStore(timedelta(seconds=1))
@@ -190,3 +192,45 @@ def test_a_second_dispatcher_takes_over_when_the_first_is_killed(tmp_path: Path,
             first.wait()
             run(records, STORE.accept(record()))
             wait_until(lambda: broker.llen(QUEUE) == 1, 5)
+
+
+def test_a_blocked_caller_is_answered_when_the_api_must_go(
+    tmp_path: Path, valkey: str, records: redis.Redis, objects: ObjectStore, s3: str
+) -> None:
+    key = run(records, create_key("lab", "Ada"))
+    port = servers.free_port()
+    environment = servers.settings_for(valkey, s3) | {"REDUXQ_API__PORT": str(port)}
+    with (
+        servers.process([sys.executable, "-m", "api"], tmp_path / "api.log", environment) as api,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"API-KEY": key}, timeout=30) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        wait_until(lambda: servers.listens(port))
+        source = upload(client, encoded(picture(), "PNG"))["key"]
+        blocked = pool.submit(feature, client, source, wait=True)
+        wait_until(lambda: run(records, dispatch_store.queued_jobs(1)))
+        api.terminate()
+        assert blocked.result(5)["status"] == "PROCESSING"
+        assert api.wait(10) == 0
+
+
+def test_a_blocked_caller_gets_its_job_although_the_records_server_was_restarted(
+    tmp_path: Path, objects: ObjectStore, s3: str
+) -> None:
+    folder, port = tmp_path / "valkey", servers.free_port()
+    with ThreadPoolExecutor() as pool, ExitStack() as living:
+        with servers.valkey(folder, port=port) as url, connect(url) as records:
+            api_url = living.enter_context(servers.api(tmp_path, servers.settings_for(url, s3)))
+            headers = {"API-KEY": run(records, create_key("lab", "Ada"))}
+            client = living.enter_context(httpx.Client(base_url=api_url, headers=headers, timeout=30))
+            source = upload(client, encoded(picture(), "PNG"))["key"]
+            blocked = pool.submit(feature, client, source, wait=True)
+            wait_until(lambda: run(records, dispatch_store.queued_jobs(1)))
+            (job_id,) = run(records, dispatch_store.queued_jobs(1))
+        time.sleep(1)
+        assert not blocked.done()
+        with servers.valkey(folder, port=port) as url, connect(url) as records:
+            job = run(records, STORE.update(job_id, start))
+            done = partial(succeed, attempt=1, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
+            run(records, STORE.update(job_id, done))
+            assert blocked.result(10)["status"] == "SUCCESS"

@@ -55,6 +55,12 @@ class Stack:
         keys = {name: SecretStr(secrets[f"s3_{name}"]) for name in ("access_key", "secret_key")}
         return ObjectStore(StorageSettings(endpoint=self.told["s3_url"], bucket="reduxq", **keys))
 
+    def reservations(self) -> set[str]:
+        """Every key that somebody owns or has reserved."""
+        with self.records() as records:
+            found: Any = records.keys("asset:*")
+            return set(found)
+
     def object_files(self) -> set[str]:
         """Every object's path in the bucket."""
         bucket = self.folder / "s3" / "reduxq"

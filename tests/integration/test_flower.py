@@ -1,5 +1,6 @@
 """What a person sees in Flower is what the record says."""
 
+import re
 from typing import Any
 
 import httpx
@@ -12,6 +13,14 @@ from shared.settings import Settings
 from tests.integration.conftest import Stack, feature, result, upload, wait_for
 from tests.samples import encoded, picture, record, start
 from tests.servers import wait_until
+
+
+def publish_again(stack: Stack, uuid: str) -> None:
+    """Send a job's message a second time and wait until a worker has refused it."""
+    app = queue.make_celery(stack.told["redis_url"].rpartition("/")[0] + "/1")
+    queue.publish(app, JobId(uuid))
+    log = stack.folder / "logs" / "worker-1.log"
+    wait_until(lambda: re.search(rf"not claimed.*{uuid}", log.read_text()))
 
 
 def test_a_running_jobs_task_is_started_and_its_record_tells_the_step(
@@ -35,10 +44,7 @@ def test_a_job_that_succeeded_is_a_task_that_succeeded_and_a_duplicate_changes_n
 ) -> None:
     done = feature(client, source["key"], wait=True)
     wait_until(lambda: stack.flower_state(done["uuid"]) == "SUCCESS", 5)
-    app = queue.make_celery(stack.told["redis_url"].rpartition("/")[0] + "/1")
-    queue.publish(app, JobId(done["uuid"]))
-    worker_log = stack.folder / "logs" / "worker-1.log"
-    wait_until(lambda: f"not claimed                    [worker.runner] job={done['uuid']}" in worker_log.read_text())
+    publish_again(stack, done["uuid"])
     assert result(client, done["uuid"])["aiRecordDetail"] == done["aiRecordDetail"]
     assert result(client, done["uuid"])["additionalData"]["attempt"] == 1
     assert stack.flower_state(done["uuid"]) == "SUCCESS"
@@ -53,6 +59,9 @@ def test_a_job_that_failed_is_a_task_that_failed(stack: Stack, client: httpx.Cli
     assert (told["code"], told["name"]) == ("SOURCE_UNUSABLE", "SourceUnusable")
     assert source in told["message"]
     wait_until(lambda: stack.flower_state(failed["uuid"]) == "FAILURE", 5)
+    publish_again(stack, failed["uuid"])
+    assert result(client, failed["uuid"])["aiRecordDetail"] == failed["aiRecordDetail"]
+    assert stack.flower_state(failed["uuid"]) == "FAILURE"
 
 
 def test_a_job_that_the_dispatcher_gave_up_is_a_task_that_failed(stack: Stack) -> None:

@@ -86,7 +86,7 @@ def test_an_asynchronous_job_is_answered_at_once_and_polled(client: httpx.Client
     assert result(client, record["uuid"])["uuid"] == record["uuid"]
 
 
-def test_an_upload_is_answered_with_every_field_that_a_client_reads(client: httpx.Client) -> None:
+def test_an_upload_is_answered_with_every_field_that_a_client_reads(stack: Stack, client: httpx.Client) -> None:
     answer = client.post("/api/assets", files={"asset": ("My cat (1).png", encoded(picture(), "PNG"), "x/y")}).json()
     asset, content = answer["asset"], answer["fileContent"]
     assert asset["key"].endswith("_My_cat_1_.png")
@@ -95,6 +95,7 @@ def test_an_upload_is_answered_with_every_field_that_a_client_reads(client: http
     assert asset["size"] == len(encoded(picture(), "PNG"))
     assert asset["metadata"]["team-id"]
     assert asset["location"].endswith(asset["key"])
+    assert stack.objects().get(asset["key"]) == encoded(picture(), "PNG")
     assert content["path"] == asset["key"]
     assert (content["type"], content["status"]) == ("png", "ACTIVE")
 
@@ -178,12 +179,12 @@ def submission(prompt: dict[str, Any]) -> dict[str, Any]:
 def test_nothing_of_a_refused_upload_is_stored(
     stack: Stack, client: httpx.Client, status: int, code: str, message: str, files: dict[str, bytes]
 ) -> None:
-    before = stack.object_files()
+    before = stack.object_files(), stack.reservations()
     answer = client.post("/api/assets", files=files)
     assert answer.status_code == status
     assert error_of(answer)["errorCode"] == code
     assert message in answer.json()["message"]
-    assert stack.object_files() == before
+    assert (stack.object_files(), stack.reservations()) == before
 
 
 def test_an_upload_without_content_length_is_counted_while_it_is_read(client: httpx.Client) -> None:
@@ -209,14 +210,33 @@ def test_an_upload_without_content_length_is_counted_while_it_is_read(client: ht
         (b'{"promptObject": {"x": 1e999}}', "application/json", "body: is not JSON"),
         (b'{"promptObject": {"x": "\\ud800"}}', "application/json", "body: is not JSON"),
         (b"a=1", "multipart/form-data", "body: is not JSON"),
+        (b'{"a": "' + b"x" * 1_000_000 + b'"}', "multipart/form-data", "larger than the 1000000 bytes"),
     ],
 )
 def test_a_body_that_is_no_json_is_told_so(
     client: httpx.Client, content: bytes, content_type: str, message: str
 ) -> None:
     answer = client.post("/api/features", content=content, headers={"content-type": content_type})
-    assert answer.status_code == 400
+    assert answer.status_code == (413 if "larger" in message else 400)
     assert message in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("image", ["http://[::1", "//[", "http://[x]/", "..", "images/%00", "\U0001f600"])
+def test_an_image_that_is_no_address_is_told_so(client: httpx.Client, image: str) -> None:
+    answer = client.post("/api/features", json=submission({"imageUrl": image}))
+    assert answer.status_code == 400
+    assert "there is no image" in error_of(answer)["message"]
+
+
+def test_a_body_as_deep_as_json_may_be_makes_a_job_that_ends(client: httpx.Client, source: dict[str, Any]) -> None:
+    deep: Any = 1
+    for _ in range(195):
+        deep = [deep]
+    prompt = {"imageUrl": source["key"], "megapixels": "0.25", "num_inference_steps": 1}
+    answer = client.post("/api/features", json=submission(prompt) | {"metadata": deep})
+    assert answer.status_code == 200
+    assert answer.json()["aiRecord"]["status"] == "SUCCESS"
+    assert answer.json()["aiRecord"]["metadata"] == deep
 
 
 def test_a_form_that_is_none_is_told_so(client: httpx.Client) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import BrokenImage, UnsupportedImage
-from shared.images import ImageFacts, ImageType, inspect, read_source
+from shared.images import ImageType, inspect, read_source
 from shared.jobs import OutputFormat
 from tests.samples import encoded, picture
 from worker.encoding import TYPES, encode
@@ -17,7 +17,13 @@ LIMIT = 64_000_000
 @pytest.mark.parametrize("image_type", ImageType)
 def test_the_types_that_are_taken_are_known_by_their_bytes(image_type: ImageType) -> None:
     data = encoded(picture(), image_type.name)
-    assert inspect(BytesIO(data), max_pixels=LIMIT) == ImageFacts(image_type, 64, 48)
+    assert inspect(BytesIO(data), max_pixels=LIMIT) is image_type
+
+
+def test_a_photograph_with_a_second_picture_behind_it_is_a_jpeg() -> None:
+    data = encoded(picture(), "MPO", save_all=True, append_images=[picture()])
+    assert inspect(BytesIO(data), max_pixels=LIMIT) is ImageType.JPEG
+    assert read_source(data).size == (64, 48)
 
 
 @pytest.mark.parametrize("image_type", ImageType)
@@ -60,10 +66,10 @@ def test_rubbish_is_refused_in_our_own_words(noise: bytes, image_type: ImageType
     good = encoded(picture(), image_type.name)
     for data in (noise, good[:at] + noise + good[at + len(noise) :]):
         try:
-            facts = inspect(BytesIO(data), max_pixels=LIMIT)
+            inspect(BytesIO(data), max_pixels=LIMIT)
         except (BrokenImage, UnsupportedImage):
             continue
-        assert facts.width * facts.height <= LIMIT
+        assert read_source(data).mode == "RGB"
 
 
 def test_the_model_sees_the_picture_upright() -> None:
@@ -83,6 +89,19 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("L", (8, 8), 200).convert(mode) if mode != "LA" else Image.new("LA", (8, 8), (200, 255))
     data = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
     assert read_source(data).mode == "RGB"
+
+
+def test_sixteen_bits_of_grey_keep_their_levels() -> None:
+    data = encoded(Image.linear_gradient("L").convert("I").point(lambda level: level * 257).convert("I;16"), "PNG")
+    levels = [read_source(data).getpixel((0, row)) for row in (0, 128, 255)]
+    assert [level[0] for level in levels if isinstance(level, tuple)] == pytest.approx([0, 128, 255], abs=1)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_spoil_a_picture() -> None:
+    data = encoded(picture(), "WEBP", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert inspect(BytesIO(data), max_pixels=LIMIT) is ImageType.WEBP
+    assert read_source(data).size == (64, 48)
 
 
 @pytest.mark.parametrize("output_format", OutputFormat)

@@ -56,6 +56,13 @@ def test_repeating_a_finish_changes_nothing() -> None:
         succeeded(failed, 1)
 
 
+def test_only_the_attempt_that_finished_may_say_so_again() -> None:
+    second = start(hand_back(start(record()), attempt=1))
+    done = succeeded(second, 2)
+    with pytest.raises(LeaseLost):
+        succeeded(done, 1)
+
+
 def test_a_hand_back_counts_as_no_failure() -> None:
     job = record()
     for _ in range(5):

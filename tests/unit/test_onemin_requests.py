@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -65,7 +66,17 @@ def test_jpeg_is_jpg() -> None:
 
 def test_the_prompt_object_is_echoed_as_sent() -> None:
     sent = body(num_outputs="2", surprise={"a": [1]})
-    assert parse(sent).echo.prompt_object == sent["promptObject"]
+    assert json.loads(parse(sent).echo.prompt_object) == sent["promptObject"]
+
+
+def test_nulls_mean_the_default_beside_the_prompt_object_too() -> None:
+    assert parse(body() | {"async": None, "metadata": None}).wait
+
+
+def test_a_large_value_is_not_repeated_whole() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body(format="x" * 10_000))
+    assert len(str(caught.value.details)) < 1_000
 
 
 @pytest.mark.parametrize(
@@ -73,8 +84,13 @@ def test_the_prompt_object_is_echoed_as_sent() -> None:
     [
         ({"num_outputs": 5}, "promptObject.num_outputs: must be a whole number from 1 to 4, not 5"),
         ({"num_outputs": 0}, "from 1 to 4, not 0"),
-        ({"num_outputs": True}, "promptObject.num_outputs: must be a whole number, not True"),
-        ({"num_outputs": 1.5}, "promptObject.num_outputs: .* not 1.5"),
+        ({"num_outputs": True}, "promptObject.num_outputs: must be a whole number from 1 to 4, not True"),
+        ({"num_outputs": 1.5}, "from 1 to 4, not 1.5"),
+        ({"num_outputs": "two"}, "from 1 to 4, not 'two'"),
+        ({"num_outputs": [1]}, "from 1 to 4"),
+        ({"seed": 1e300}, "from 0 to 4294967295"),
+        ({"megapixels": 10**400}, "promptObject.megapixels"),
+        ({"megapixels": 0.2500000001}, "promptObject.megapixels"),
         ({"num_inference_steps": 51}, "from 1 to 50, not 51"),
         ({"seed": -1}, "promptObject.seed: must be a whole number from 0 to 4294967295, not -1"),
         ({"seed": 2**32}, "not 4294967296"),

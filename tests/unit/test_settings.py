@@ -16,10 +16,11 @@ def test_every_setting_has_a_default() -> None:
     ("name", "value", "message"),
     [
         ("REDUXQ_PORT", "1", "unknown setting REDUXQ_PORT"),
-        ("REDUXQ_API__PROT", "1", "REDUXQ_API__PROT: Extra inputs are not permitted"),
+        ("REDUXQ_API__PROT", "1", "REDUXQ_API__PROT is no setting"),
         ("REDUXQ_API__PORT", "99999", "REDUXQ_API__PORT: .*65535, not '99999'"),
         ("REDUXQ_MODEL__DTYPE", "int8", "REDUXQ_MODEL__DTYPE: .*'bfloat16'.*, not 'int8'"),
         ("REDUXQ_STORAGE__LINK_SECONDS", "604801", "REDUXQ_STORAGE__LINK_SECONDS"),
+        ("REDUXQ_RECORDS__URL", "localhost", "REDUXQ_RECORDS__URL: must look like redis://"),
         ("REDUXQ_JOBS__LEASE_SECONDS", "soon", "REDUXQ_JOBS__LEASE_SECONDS"),
     ],
 )
@@ -37,6 +38,14 @@ def test_durations_are_given_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDUXQ_RECORDS__URL", "redis://:hush@localhost/0")
     assert "hush" not in repr(load_settings())
+
+
+@pytest.mark.parametrize("name", ["REDUXQ_STORAGE__SECRETKEY", "REDUXQ_RECORDS__URL"])
+def test_an_error_does_not_show_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "hush")
+    with pytest.raises(Misconfigured) as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
 
 
 def test_the_readmes_table_is_true() -> None:
