@@ -210,6 +210,19 @@ def test_a_job_survives_the_death_of_the_only_worker(up: Up) -> None:
     assert up.stack()["pids"]["worker"] != [worker]
 
 
+def test_a_worker_lives_on_when_records_and_broker_are_restarted_under_its_job(up: Up) -> None:
+    uuid = up.client.submit({**LONG, "imageUrl": up.upload()})["uuid"]
+    wait_until(lambda: is_running(up.client, uuid), seconds=30)
+    before = up.stack()["pids"]
+    os.kill(before["redis"], signal.SIGKILL)
+    wait_until(lambda: up.stack()["pids"]["redis"] != before["redis"] and _serves(up), seconds=15)
+    record = up.finish(uuid)
+    assert (record["status"], record["additionalData"]["attempt"]) == ("SUCCESS", 1)
+    after = up.finish(up.client.submit({**LONG, "num_inference_steps": 1, "imageUrl": up.upload()})["uuid"])
+    assert after["status"] == "SUCCESS"
+    assert up.stack()["pids"]["worker"] == before["worker"]
+
+
 def test_keys_are_made_listed_and_ended_in_a_running_stack(up: Up) -> None:
     made = _output("keys", "create", "--team", "lake", "--data", str(up.data)).strip()
     with Client(up.first["api_url"], made, trust_env=False) as client:
