@@ -7,7 +7,7 @@ indices, leases and credits follows from the two records alone and is worked out
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +45,15 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class Recipe(NamedTuple):
+    """What the model must know of a job, beside its source."""
+
+    size: Size
+    num_inference_steps: int  #: at least 1
+    guidance_scale: float  #: distilled guidance; ignored by a model without it
+    seeds: tuple[int, ...]  #: one for each variation
+
+
 class Parameters(_Value):
     """What to make, named after Replicate and diffusers."""
 
@@ -67,6 +76,10 @@ class Parameters(_Value):
     def seeds(self) -> tuple[int, ...]:
         """One seed for each variation, so that any one can be made again alone."""
         return tuple((self.seed + i) % SEEDS for i in range(self.num_outputs))
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.size, self.num_inference_steps, self.guidance_scale, self.seeds)
 
     @property
     def price(self) -> int:

@@ -20,7 +20,6 @@ class TeamUser(BaseModel):
 
     team_id: TeamId
     user_id: UserId
-    team_name: str
     user_name: str
     credit_limit: int
     used_credit: int  #: raised when a job succeeds, by its price
@@ -36,7 +35,6 @@ def ensure_user(team_name: str, user_name: str) -> Program[TeamUser]:
     new = TeamUser(
         team_id=team_id,
         user_id=user_id,
-        team_name=team_name,
         user_name=user_name,
         credit_limit=CREDIT_LIMIT,
         used_credit=0,

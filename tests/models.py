@@ -1,23 +1,25 @@
 """Models without weights: they keep the engine's promises at a pace of the test's choosing."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
 from shared.images import Picture
+from shared.jobs import Recipe
 
 
 @dataclass
 class Steps:
     """A denoising that only counts."""
 
-    steps: int
-    size: tuple[int, int]
-    seeds: Sequence[int]
+    recipe: Recipe
     step: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.num_inference_steps
 
     @property
     def finished(self) -> bool:
@@ -35,24 +37,15 @@ class PacedModel:
     def condition(self, source: Picture) -> Any:
         return source.size
 
-    def begin(
-        self,
-        condition: Any,
-        *,
-        width: int,
-        height: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seeds: Sequence[int],
-    ) -> Steps:
-        self.begun.append(seeds[0])
-        return Steps(num_inference_steps, (width, height), seeds)
+    def begin(self, condition: Any, recipe: Recipe) -> Steps:
+        self.begun.append(recipe.seeds[0])
+        return Steps(recipe)
 
     def advance(self, denoising: Steps) -> None:
-        if denoising.seeds[0] in self.fails_for:
+        if denoising.recipe.seeds[0] in self.fails_for:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         time.sleep(self.pace)
         denoising.step += 1
 
     def decode(self, denoising: Steps) -> list[Picture]:
-        return [Image.new("RGB", denoising.size, (seed % 256, 0, 0)) for seed in denoising.seeds]
+        return [Image.new("RGB", denoising.recipe.size, (seed % 256, 0, 0)) for seed in denoising.recipe.seeds]

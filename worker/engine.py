@@ -2,7 +2,6 @@
 
 import os
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
@@ -12,7 +11,7 @@ import structlog
 
 from shared.errors import ModelFailed, ReduxqError
 from shared.images import Picture
-from shared.jobs import Parameters
+from shared.jobs import Recipe
 
 log = structlog.get_logger(__name__)
 
@@ -34,16 +33,7 @@ class Model(Protocol):
     def condition(self, source: Picture) -> Any:
         """Return what the model sees of the source."""
 
-    def begin(
-        self,
-        condition: Any,
-        *,
-        width: int,
-        height: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seeds: Sequence[int],
-    ) -> Any:
+    def begin(self, condition: Any, recipe: Recipe) -> Any:
         """Return a denoising with one trajectory for each seed."""
 
     def advance(self, denoising: Any) -> None:
@@ -66,9 +56,9 @@ class Watch(Protocol):
 class _Work:
     """One job in the engine."""
 
-    def __init__(self, source: Picture, parameters: Parameters, watch: Watch) -> None:
+    def __init__(self, source: Picture, recipe: Recipe, watch: Watch) -> None:
         self.source = source
-        self.parameters = parameters
+        self.recipe = recipe
         self.watch = watch
         self.denoising: Denoising | None = None
         self.pictures: Future[list[Picture]] = Future()
@@ -91,14 +81,14 @@ class Engine:
         self._inbox.put(None)
         self._thread.join()
 
-    def vary(self, source: Picture, parameters: Parameters, watch: Watch) -> list[Picture]:
-        """Return ``num_outputs`` variations of the source; blocks until they are there.
+    def vary(self, source: Picture, recipe: Recipe, watch: Watch) -> list[Picture]:
+        """Return a variation of the source for each seed; blocks until they are there.
 
         Raises:
             ModelFailed: If the model failed; the engine goes on with other jobs.
             ReduxqError: What ``watch.check`` raised; it is asked before each step.
         """
-        work = _Work(source, parameters, watch)
+        work = _Work(source, recipe, watch)
         self._inbox.put(work)
         return work.pictures.result()
 
@@ -143,15 +133,7 @@ class Engine:
 
     def _advance(self, work: _Work) -> list[Picture] | None:
         if work.denoising is None:
-            parameters = work.parameters
-            work.denoising = self._model.begin(
-                self._model.condition(work.source),
-                width=parameters.size.width,
-                height=parameters.size.height,
-                num_inference_steps=parameters.num_inference_steps,
-                guidance_scale=parameters.guidance_scale,
-                seeds=parameters.seeds,
-            )
+            work.denoising = self._model.begin(self._model.condition(work.source), work.recipe)
         self._model.advance(work.denoising)
         work.watch.tell(work.denoising.step, work.denoising.steps)
         return self._model.decode(work.denoising) if work.denoising.finished else None

@@ -138,7 +138,7 @@ class Runner:
         watch = Stopwatch()
         source = self._read_source(record.parameters.source)
         watch.lap("sourceSeconds")
-        pictures = self._engine.vary(source, record.parameters, lease)
+        pictures = self._engine.vary(source, record.parameters.recipe, lease)
         watch.lap("modelSeconds")
         variations = self._store(record, pictures, lease)
         watch.lap("storeSeconds")

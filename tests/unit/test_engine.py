@@ -38,8 +38,8 @@ def running(model: PacedModel) -> Iterator[Engine]:
 def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -> None:
     follower = Follower()
     with running(PacedModel()) as engine:
-        parameters = record(seed=5, num_outputs=3, num_inference_steps=4, megapixels="0.25").parameters
-        pictures = engine.vary(picture(), parameters, follower)
+        recipe = record(seed=5, num_outputs=3, num_inference_steps=4, megapixels="0.25").parameters.recipe
+        pictures = engine.vary(picture(), recipe, follower)
     assert [image.getpixel((0, 0)) for image in pictures] == [(5, 0, 0), (6, 0, 0), (7, 0, 0)]
     assert pictures[0].size == (576, 448)
     assert follower.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -48,17 +48,17 @@ def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -
 def test_a_model_that_fails_fails_its_job_and_the_engine_lives_on() -> None:
     with running(PacedModel(fails_for=frozenset({13}))) as engine:
         with pytest.raises(ModelFailed, match="RuntimeError: CUDA error") as caught:
-            engine.vary(picture(), record(seed=13).parameters, Follower())
+            engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
         assert isinstance(caught.value.__cause__, RuntimeError)
-        assert len(engine.vary(picture(), record(seed=1).parameters, Follower())) == 1
+        assert len(engine.vary(picture(), record(seed=1).parameters.recipe, Follower())) == 1
 
 
 def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:
     follower = Follower(end_at=2)
     with running(PacedModel()) as engine:
         with pytest.raises(LeaseLost):
-            engine.vary(picture(), record(num_inference_steps=50).parameters, follower)
-        assert len(engine.vary(picture(), record().parameters, Follower())) == 1
+            engine.vary(picture(), record(num_inference_steps=50).parameters.recipe, follower)
+        assert len(engine.vary(picture(), record().parameters.recipe, Follower())) == 1
     assert follower.seen == [(1, 50), (2, 50)]
 
 
@@ -72,7 +72,7 @@ def test_jobs_run_in_the_order_they_came() -> None:
     with running(model) as engine, ThreadPoolExecutor() as pool:
 
         def give(seed: int, follower: Follower) -> Callable[[], object]:
-            return pool.submit(engine.vary, picture(), record(seed=seed).parameters, follower).result
+            return pool.submit(engine.vary, picture(), record(seed=seed).parameters.recipe, follower).result
 
         waits = [give(1, First())]
         first_is_in.wait()
@@ -86,7 +86,9 @@ def test_a_stopped_engine_has_finished_what_it_was_given() -> None:
     engine = Engine(PacedModel(pace=0.01))
     engine.start()
     with ThreadPoolExecutor() as pool:
-        job = pool.submit(engine.vary, picture(), record(num_inference_steps=5).parameters, follower := Follower())
+        job = pool.submit(
+            engine.vary, picture(), record(num_inference_steps=5).parameters.recipe, follower := Follower()
+        )
         while not follower.seen:
             pass
         engine.stop()

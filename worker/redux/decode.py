@@ -20,7 +20,7 @@ def decode(weights: Weights, denoising: Denoising) -> list[Picture]:
     Raises:
         ModelFailed: If a picture is not made of finite numbers.
     """
-    cells = unpack(denoising.latents, width=denoising.width, height=denoising.height)
+    cells = unpack(denoising.latents, denoising.recipe.size)
     return [_picture(weights, row) for row in cells.unsqueeze(1)]
 
 

@@ -3,11 +3,11 @@
 Source: diffusers, pipeline_flux.py.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from shared.jobs import Recipe
 from worker.redux.latents import noise, positions
 from worker.redux.schedule import Schedule, make_schedule
 from worker.redux.weights import Weights
@@ -21,9 +21,7 @@ class Denoising:
     condition: Tensor  #: (1, context, width), shared by all rows
     positions: Tensor  #: (tokens, 3)
     schedule: Schedule
-    guidance_scale: float
-    width: int  #: pixels
-    height: int  #: pixels
+    recipe: Recipe
     step: int = 0  #: steps done
 
     @property
@@ -35,16 +33,7 @@ class Denoising:
         return self.step == self.steps
 
 
-def begin(
-    weights: Weights,
-    condition: Tensor,
-    *,
-    width: int,
-    height: int,
-    num_inference_steps: int,
-    guidance_scale: float,
-    seeds: Sequence[int],
-) -> Denoising:
+def begin(weights: Weights, condition: Tensor, recipe: Recipe) -> Denoising:
     """Return a trajectory of pure noise for each seed.
 
     Each row has a generator of its own on the CPU, so any one can be made again alone, on any device.
@@ -53,15 +42,13 @@ def begin(
         ValueError: If a side is not a positive multiple of 16 pixels.
     """
     channels = weights.transformer.config.in_channels // 4
-    latents = noise(seeds, channels=channels, width=width, height=height).to(weights.device)
+    latents = noise(recipe.seeds, channels=channels, size=recipe.size).to(weights.device)
     return Denoising(
         latents=latents,
         condition=condition,
-        positions=positions(width, height).to(weights.device, weights.dtype),
-        schedule=make_schedule(weights.scheduler, num_inference_steps, latents.shape[1]),
-        guidance_scale=guidance_scale,
-        width=width,
-        height=height,
+        positions=positions(recipe.size).to(weights.device, weights.dtype),
+        schedule=make_schedule(weights.scheduler, recipe.num_inference_steps, latents.shape[1]),
+        recipe=recipe,
     )
 
 
@@ -89,7 +76,7 @@ def _velocity(weights: Weights, denoising: Denoising, timestep: float) -> Tensor
         encoder_hidden_states=condition.expand(rows, -1, -1),
         pooled_projections=condition.new_zeros(rows, transformer.config.pooled_projection_dim),
         timestep=condition.new_full((rows,), timestep) / 1000,
-        guidance=latents.new_full((rows,), denoising.guidance_scale) if guided else None,
+        guidance=latents.new_full((rows,), denoising.recipe.guidance_scale) if guided else None,
         img_ids=denoising.positions,
         txt_ids=condition.new_zeros(condition.shape[1], denoising.positions.shape[1]),
         return_dict=False,

@@ -1,12 +1,12 @@
 """FLUX.1 Redux as the worker sees it."""
 
-from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from shared.images import Picture
+from shared.jobs import Recipe
 from worker.redux import conditioning, decode, denoise
 from worker.redux.denoise import Denoising
 from worker.redux.weights import Weights, load_weights
@@ -40,38 +40,13 @@ class ReduxModel:
         return conditioning.condition(self._weights, source)
 
     @torch.inference_mode()
-    def begin(
-        self,
-        condition: Tensor,
-        *,
-        width: int,
-        height: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seeds: Sequence[int],
-    ) -> Denoising:
-        """Return one variation for each seed, all still pure noise.
-
-        Args:
-            condition: From ``condition``.
-            width: Pixels, a multiple of 16.
-            height: Pixels, a multiple of 16.
-            num_inference_steps: At least 1.
-            guidance_scale: Distilled guidance; 0 ... 10, ignored by a model without it.
-            seeds: 0 ... 2**32 - 1, one for each variation.
+    def begin(self, condition: Tensor, recipe: Recipe) -> Denoising:
+        """Return one variation for each seed, all still pure noise; ``condition`` is what :meth:`condition` returned.
 
         Raises:
-            ValueError: If a side is not a positive multiple of 16.
+            ValueError: If a side is not a positive multiple of 16 pixels.
         """
-        return denoise.begin(
-            self._weights,
-            condition,
-            width=width,
-            height=height,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seeds=seeds,
-        )
+        return denoise.begin(self._weights, condition, recipe)
 
     @torch.inference_mode()
     def advance(self, denoising: Denoising) -> None:

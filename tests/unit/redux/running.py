@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from shared.jobs import Recipe
+from shared.sizes import Size
 from worker.redux.model import Denoising, ReduxModel
 
 
@@ -17,17 +19,16 @@ def finish(
     guidance_scale: float = 3.0,
 ) -> Denoising:
     """Return the finished denoising; ``size`` is (width, height) in pixels."""
-    denoising = model.begin(
-        condition,
-        width=size[0],
-        height=size[1],
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        seeds=seeds,
-    )
+    denoising = model.begin(condition, recipe(seeds, size=size, steps=steps, guidance_scale=guidance_scale))
     while not denoising.finished:
         model.advance(denoising)
     return denoising
+
+
+def recipe(
+    seeds: Sequence[int], *, size: tuple[int, int] = (320, 256), steps: int = 4, guidance_scale: float = 3.0
+) -> Recipe:
+    return Recipe(Size(*size), steps, guidance_scale, tuple(seeds))
 
 
 def difference(one: Tensor, other: Tensor) -> float:

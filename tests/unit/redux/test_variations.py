@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shared.errors import ModelFailed
 from tests.unit.redux.pictures import beach, portrait
-from tests.unit.redux.running import difference, finish
+from tests.unit.redux.running import difference, finish, recipe
 from worker.redux.model import ReduxModel
 
 CLEARLY = 0.2  #: relative L2 distance of latents below which a mix-up might go unnoticed
@@ -54,10 +54,8 @@ def test_a_row_in_a_batch_equals_its_seed_alone(model: ReduxModel, condition: Te
 def test_jobs_that_take_turns_do_not_disturb_each_other(model: ReduxModel, condition: Tensor) -> None:
     """Other size, other number of steps, interleaved: nothing of a job lives in the model."""
     alone = finish(model, condition, [1], steps=4).latents
-    ours = model.begin(condition, width=320, height=256, num_inference_steps=4, guidance_scale=3.0, seeds=[1])
-    other = model.begin(
-        model.condition(portrait()), width=256, height=256, num_inference_steps=6, guidance_scale=5.0, seeds=[2]
-    )
+    ours = model.begin(condition, recipe([1]))
+    other = model.begin(model.condition(portrait()), recipe([2], size=(256, 256), steps=6, guidance_scale=5.0))
     for _ in range(4):
         model.advance(ours)
         model.advance(other)
@@ -70,7 +68,7 @@ def test_the_smallest_seed_and_the_largest_work(model: ReduxModel, condition: Te
 
 
 def test_a_denoising_counts_its_steps(model: ReduxModel, condition: Tensor) -> None:
-    denoising = model.begin(condition, width=256, height=256, num_inference_steps=2, guidance_scale=3.0, seeds=[1])
+    denoising = model.begin(condition, recipe([1], steps=2))
     assert (denoising.step, denoising.steps, denoising.finished) == (0, 2, False)
     model.advance(denoising)
     assert (denoising.step, denoising.steps, denoising.finished) == (1, 2, False)
@@ -99,7 +97,7 @@ def test_a_side_that_is_no_multiple_of_16_is_refused(
     model: ReduxModel, condition: Tensor, width: int, height: int
 ) -> None:
     with pytest.raises(ValueError, match=f"multiples of 16, not {width} x {height}"):
-        model.begin(condition, width=width, height=height, num_inference_steps=1, guidance_scale=3.0, seeds=[1])
+        model.begin(condition, recipe([1], size=(width, height)))
 
 
 def test_bfloat16_makes_finite_pictures_that_follow_their_source(bundle: Path) -> None:
