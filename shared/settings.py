@@ -93,7 +93,7 @@ class DispatcherSettings(_Group):
     headroom: int = Field(1, ge=0)
     """Messages published beyond the workers' free slots, so that none waits for the dispatcher"""
     republish_seconds: Seconds = Field(timedelta(seconds=5), gt=timedelta(0))
-    """A published job that no worker claimed while slots are free is published again after this, in seconds"""
+    """A published job that later ones overtake or free workers leave is published again after this, in seconds"""
 
 
 class WorkerSettings(_Group):
