@@ -116,7 +116,7 @@ class JobStore:
             raise LeaseLost
 
     def unleased(self) -> Program[list[JobId]]:
-        """Return the running jobs whose lease is gone."""
+        """Return the running jobs whose lease is gone, and perhaps one that ends while this looks."""
         running: list[JobId] = yield ("ZRANGE", INDICES[JobStatus.RUNNING], 0, -1)
         if not running:
             return []

@@ -135,7 +135,8 @@ def test_progress_is_told_while_the_job_runs_and_the_lease_outlives_its_length(d
         while not running.done():
             report = run(desk.records, STORE.report(job_id))
             steps.add(report.progress.step if report and report.progress else 0)
-            assert run(desk.records, STORE.unleased()) == []
+            unleased = run(desk.records, STORE.unleased())
+            assert not unleased or desk.stored(job_id).finished  # it may end between the two looks
             time.sleep(0.05)
     assert len(steps) > 3
     assert desk.stored(job_id).attempt == 1
