@@ -32,7 +32,9 @@ def _whole(low: int, high: int) -> BeforeValidator:
 
 def _as_text(value: object) -> object:
     """Megapixels come as a number or as text."""
-    return {1: "1", 0.25: "0.25"}.get(value, value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {1: "1", 0.25: "0.25"}.get(value, value)
+    return value
 
 
 def _jpg(value: object) -> object:

@@ -89,6 +89,7 @@ def test_a_large_value_is_not_repeated_whole() -> None:
         ({"num_outputs": "two"}, "from 1 to 4, not 'two'"),
         ({"num_outputs": [1]}, "from 1 to 4"),
         ({"seed": 1e300}, "from 0 to 4294967295"),
+        ({"megapixels": True}, "promptObject.megapixels: .* not True"),
         ({"megapixels": 10**400}, "promptObject.megapixels"),
         ({"megapixels": 0.2500000001}, "promptObject.megapixels"),
         ({"num_inference_steps": 51}, "from 1 to 50, not 51"),
