@@ -10,7 +10,7 @@ from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, U
 
 TYPE: Final = "IMAGE_VARIATOR"
 MODEL: Final = "black-forest-labs/flux-redux-dev"
-TIMEOUT: Final = 60.0  #: seconds; a blocking submission is answered after 50 at most
+TIMEOUT: Final = 60.0  #: seconds for one call
 
 #: A job's record, as the service reports it.
 AiRecord = dict[str, Any]
@@ -24,10 +24,10 @@ class Client:
         Unauthorized, InvalidRequest, NotFound: As the service says, with its message.
     """
 
-    def __init__(self, api_url: str, api_key: str, *, trust_env: bool = True) -> None:
+    def __init__(self, api_url: str, api_key: str, *, timeout: float = TIMEOUT, trust_env: bool = True) -> None:
         headers = {"API-KEY": api_key}
-        self._api = httpx.Client(base_url=api_url, headers=headers, timeout=TIMEOUT, trust_env=trust_env)
-        self._links = httpx.Client(timeout=TIMEOUT, trust_env=trust_env)  # a link is for whoever has it: no key
+        self._api = httpx.Client(base_url=api_url, headers=headers, timeout=timeout, trust_env=trust_env)
+        self._links = httpx.Client(timeout=timeout, trust_env=trust_env)  # a link is for whoever has it: no key
 
     def __enter__(self) -> Self:
         return self

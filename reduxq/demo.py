@@ -18,6 +18,7 @@ from reduxq.signals import StopSignals
 from reduxq.stack import Stack, running_stack
 from shared.errors import InvalidRequest, JobError, Misconfigured, ReduxqError, Unavailable
 
+PATIENCE: Final = 10.0  #: seconds for one call; while it lasts Ctrl-C has to wait
 STALLED: Final = timedelta(minutes=2)  #: a job that does not get on for this long is given up
 NOISE: Final = (
     "The pictures are noise: the embedded model has FLUX.1 Redux's classes, but is tiny and its weights are random.\n"
@@ -43,11 +44,11 @@ def run_demo(
         KeyboardInterrupt: If the user wants to stop.
     """
     name, source = _read_source(image)
-    _clear(out)
+    _make(out)
     console.print(f"Starting the local stack; its logs are in {data / 'logs'}")
     with running_stack(data, console, signals) as stack:
         try:
-            with Client(stack.plan.url("api"), stack.api_key, trust_env=False) as client:
+            with Client(stack.plan.url("api"), stack.api_key, timeout=PATIENCE, trust_env=False) as client:
                 key = client.upload(name, source)
                 job = client.submit({**prompt, "imageUrl": key})
                 record = _follow(job["uuid"], client, stack, console)
@@ -68,12 +69,9 @@ def _read_source(image: Path | None) -> tuple[str, bytes]:
         raise InvalidRequest(f"cannot read the image {image}: {error.strerror}") from error
 
 
-def _clear(out: Path) -> None:
-    """Make the folder; leave no variation of an earlier demo, which may have made more of them."""
+def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for earlier in out.glob("variation-*.webp"):
-            earlier.unlink()
     except OSError as error:
         raise Misconfigured(f"cannot write to {out}: {error.strerror}") from error
 
@@ -106,7 +104,10 @@ def _ask(uuid: str, client: Client) -> AiRecord | None:
 
 
 def _keep(record: AiRecord, source: bytes, client: Client, out: Path) -> None:
+    """Write what came out, in the place of what an earlier demo wrote."""
     extra, variations = record["additionalData"], {}
+    for earlier in out.glob("variation-*.webp"):
+        earlier.unlink()
     for number, (seed, link) in enumerate(zip(extra["seeds"], extra["temporaryUrls"], strict=False), start=1):
         variation = client.download(link)
         (out / f"variation-{number}.webp").write_bytes(variation)

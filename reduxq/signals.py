@@ -13,9 +13,11 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before = {number: signal.getsignal(number) for number in STOPPING}
+        if self._before[signal.SIGHUP] is signal.SIG_IGN:
+            del self._before[signal.SIGHUP]  # under nohup
 
     def __enter__(self) -> Self:
-        for number in STOPPING:
+        for number in self._before:
             signal.signal(number, self._note)
         return self
 

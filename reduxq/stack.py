@@ -32,11 +32,15 @@ def running_stack(
     """
     load_settings()  # a mistyped setting is said here, once, and not by every part
     parts.require_installed()
+    parts.require_whole_model()
     with DataFolder.locked(data) as folder:
-        ports = dict(zip(("api", "redis", "s3", "flower"), draw_ports(4), strict=True))
-        if port:
-            ports["api"] = require_free(port)
-        plan = parts.Plan(folder.path, folder.load_secrets(), ports, workers)
+        kept = folder.load_secrets()
+        wished = kept.ports | ({"api": require_free(port)} if port else {})
+        # The same ones as before, so that an asset's location and a link outlive a restart.
+        ports = draw_ports(("api", "redis", "s3", "flower"), wished)
+        secrets = kept.model_copy(update={"ports": ports})
+        folder.save_secrets(secrets)
+        plan = parts.Plan(folder.path, secrets, ports, workers)
         stack = Stack(plan, folder, Supervisor(folder, console, signals))
         try:
             stack.start()

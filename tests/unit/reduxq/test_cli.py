@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -8,9 +9,10 @@ from typer.testing import CliRunner
 
 from reduxq import client, parts
 from reduxq.cli import app, main
-from reduxq.demo import _clear
+from reduxq.demo import _keep
 from reduxq.progress import describe
 from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, Unavailable
+from tests.samples import encoded, picture
 
 
 def failure_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -44,7 +46,7 @@ def test_an_unknown_setting_is_said_before_anything_starts(tmp_path: Path, monke
 def test_parts_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "NEEDED", ("celery", "no_such_package"))
     line = failure_of(monkeypatch, "up", "--data", str(tmp_path / "data"))
-    assert "the local stack needs no_such_package; install with: pip install 'reduxq[local]'" in line
+    assert "the local stack needs no_such_package; install reduxq with its extra 'local'" in line
 
 
 def test_keys_of_a_folder_where_no_stack_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +72,11 @@ def test_all_settings_are_printed() -> None:
 def test_an_earlier_demo_leaves_no_variation_among_the_new_ones(tmp_path: Path) -> None:
     (tmp_path / "variation-4.webp").touch()
     (tmp_path / "holiday.webp").touch()
-    _clear(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["holiday.webp"]
+    record = {"additionalData": {"seeds": [7], "temporaryUrls": ["a link"]}}
+    client: Any = SimpleNamespace(download=lambda link: encoded(picture(), "WEBP"))
+    _keep(record, encoded(picture(), "PNG"), client, tmp_path)
+    made = ["aiRecord.json", "contact-sheet.png", "holiday.webp", "variation-1.webp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == made
 
 
 @pytest.mark.parametrize(

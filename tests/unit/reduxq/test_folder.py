@@ -72,10 +72,21 @@ def test_a_killed_stack_is_no_longer_published(tmp_path: Path) -> None:
 
 
 def test_drawn_ports_are_free_and_not_those_of_outgoing_connections() -> None:
-    drawn = draw_ports(20)
-    assert len(set(drawn)) == 20
-    assert set(drawn) <= set(CANDIDATES)
-    assert all(require_free(port) == port for port in drawn)
+    drawn = draw_ports(map(str, range(20)), {})
+    assert len(set(drawn.values())) == 20
+    assert set(drawn.values()) <= set(CANDIDATES)
+    assert all(require_free(port) == port for port in drawn.values())
+
+
+def test_ports_are_kept_where_they_are_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (free,) = draw_ports(["any"], {}).values()
+        drawn = draw_ports(["api", "s3", "redis"], {"api": taken.getsockname()[1], "s3": free, "redis": free})
+        assert taken.getsockname()[1] not in drawn.values()
+    assert drawn["s3"] == free
+    assert len(set(drawn.values())) == 3
 
 
 def test_a_taken_port_is_refused() -> None:

@@ -7,6 +7,7 @@ from reduxq import parts
 from reduxq.folder import Secrets
 from reduxq.parts import Plan
 from reduxq.process import Part
+from shared.errors import Misconfigured
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def all_parts(plan: Plan) -> list[Part]:
 
 
 def test_no_secret_stands_in_a_command(plan: Plan) -> None:
-    secrets = [value for name, value in plan.secrets if name != "flower_user"]
+    secrets = [value for name, value in plan.secrets if name not in {"flower_user", "ports"}]
     for part in all_parts(plan):
         assert not any(secret in argument for secret in secrets for argument in part.command)
 
@@ -65,12 +66,21 @@ def test_a_model_of_the_users_own_takes_the_place_of_the_tiny_one(plan: Plan, mo
     assert "REDUXQ_MODEL__DEVICE" not in environment
 
 
+@pytest.mark.parametrize("half", ["BASE", "REDUX"])
+def test_half_a_model_is_refused(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.require_whole_model()
+    monkeypatch.setenv(f"REDUXQ_MODEL__{half}", "somebody/model")
+    with pytest.raises(Misconfigured, match="name both REDUXQ_MODEL__BASE and REDUXQ_MODEL__REDUX"):
+        parts.require_whole_model()
+
+
 def test_the_users_settings_go_through_but_not_the_servers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "REDUXQ_RECORDS__URL": "redis://elsewhere",
         "REDUXQ_STORAGE__PUBLIC_ENDPOINT": "https://elsewhere",
         "REDUXQ_WORKER__NAME": "one for all",
         "REDUXQ_MODEL__REDUX": "",
+        "REDUXQ_WORKER__SLOTS": "9",
         "REDUXQ_WORKER__GRACE_SECONDS": "9",
         "FLOWER_BASIC_AUTH": "anybody:known",
         "RCLONE_AUTH_KEY": "known",
@@ -80,7 +90,8 @@ def test_the_users_settings_go_through_but_not_the_servers(plan: Plan, monkeypat
     environment = parts.workers(plan)[0].environment
     assert environment["REDUXQ_RECORDS__URL"] == plan.redis_url(0)
     assert environment["REDUXQ_STORAGE__PUBLIC_ENDPOINT"] == plan.url("s3")
-    assert environment["REDUXQ_WORKER__GRACE_SECONDS"] == "9"
+    assert environment["REDUXQ_WORKER__SLOTS"] == "9"
+    assert environment["REDUXQ_WORKER__GRACE_SECONDS"] == "2"  # within what the supervisor waits
     assert environment["REDUXQ_MODEL__REDUX"] == str(plan.folder / "model" / "redux")
     assert environment["NO_PROXY"] == "here,127.0.0.1"
     assert environment["REDUXQ_WORKER__NAME"] == f"local-{os.getpid()}-1"
