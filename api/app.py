@@ -23,6 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Connect, serve, and stop following completions."""
         url = settings.records.url.get_secret_value()
         async with connect_async(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
             completions = Completions(following)

@@ -143,4 +143,4 @@ def asset_answer(upload: Upload, objects: ObjectStore) -> dict[str, Any]:
 
 def instant(moment: datetime) -> str:
     """Return ``2024-09-30T06:39:00.540Z``."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -21,7 +21,7 @@ Signs = dict[str, Callable[[], bool]]  #: by the name of the part that is asked
 def servers(plan: Plan) -> Signs:
     """Return the signs of what everything else stands on."""
     return {
-        "redis": lambda: _ask(plan, _ping()) is not None,
+        "redis": lambda: _ask(plan, living_workers()) is not None,
         "s3": lambda: _get(plan.url("s3")) is not None,
     }
 
@@ -40,10 +40,6 @@ def _ask(plan: Plan, program: Program[T]) -> T | None:
     with connect(plan.redis_url(0)) as records, suppress(RecordsUnavailable):
         return run(records, program)
     return None
-
-
-def _ping() -> Program[bool]:
-    return bool((yield ("PING",)))
 
 
 def _health(plan: Plan) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def published_jobs() -> Program[dict[JobId, float]]:
 
 def mark_published(jobs: Sequence[JobId]) -> Program[None]:
     """Note that messages for these jobs go out now."""
-    now = yield from server_seconds()
     if jobs:
+        now = yield from server_seconds()
         yield ("ZADD", PUBLISHED, *(part for job_id in jobs for part in (now, job_id)))
 
 

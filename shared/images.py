@@ -24,6 +24,7 @@ class ImageType(Enum):
         return "jpg" if self is ImageType.JPEG else self.name.lower()
 
 
+FORMATS: Final = tuple(known.name for known in ImageType)
 #: How other files begin that people send, to say what came.
 STRANGERS: Final = {
     b"GIF8": "a GIF",
@@ -57,7 +58,7 @@ def inspect(file: BinaryIO, *, max_pixels: int) -> ImageType:
     if not head:
         raise BrokenImage("the image is empty (0 bytes); send a PNG, JPEG or WebP image")
     try:
-        with Image.open(file, formats=[known.name for known in ImageType]) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BrokenImage(
                     f"the image has {image.width} x {image.height} = {image.width * image.height} pixels; "
@@ -67,9 +68,7 @@ def inspect(file: BinaryIO, *, max_pixels: int) -> ImageType:
             # Many cameras' photographs are JPEGs with a second picture behind the first.
             return ImageType.JPEG if image.format == "MPO" else ImageType[str(image.format)]
     except UnidentifiedImageError as error:
-        raise UnsupportedImage(
-            f"the image is {_looks_like(head)}; allowed are {', '.join(known.name for known in ImageType)}"
-        ) from error
+        raise UnsupportedImage(f"the image is {_looks_like(head)}; allowed are {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"the image has too many pixels; at most {max_pixels} are allowed") from error
     except DECODING_ERRORS as error:
@@ -83,7 +82,7 @@ def read_source(data: bytes) -> Picture:
         BrokenImage: If it cannot be decoded.
     """
     try:
-        with Image.open(BytesIO(data), formats=[known.name for known in ImageType]) as image:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
             upright = _upright(image)
             if upright.has_transparency_data:
                 clear = upright.convert("RGBA")

@@ -167,9 +167,8 @@ def _completion(record: JobRecord) -> list[Command]:
         )
         for variation in record.variations
     ]
-    if record.status is not JobStatus.SUCCEEDED:
-        return [told]
-    return [told, *owned, ("HINCRBY", f"user:{record.user_id}", "used_credit", record.parameters.price)]
+    used: Command = ("HINCRBY", f"user:{record.user_id}", "used_credit", record.parameters.price)
+    return [told, *owned, used] if record.status is JobStatus.SUCCEEDED else [told]
 
 
 def _take_lease(job_id: JobId, attempt: int, lease: timedelta) -> Command:

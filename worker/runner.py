@@ -96,10 +96,9 @@ class Runner:
             return None
         with self._keeper.hold(record) as lease:
             try:
-                return self._settle(lease, job_id, self._attempt(record, lease))
+                return self._settle(record, self._attempt(record, lease))
             except LeaseLost as error:
                 log.warning("lost the job", job=job_id, attempt=record.attempt, reason=error.message)
-                self._discard(record)
             except ShuttingDown:
                 log.warning("left the job to its lease", job=job_id, attempt=record.attempt)
             return None
@@ -121,10 +120,8 @@ class Runner:
         except LeaseLost:
             raise
         except ShuttingDown:
-            self._discard(record)
             return partial(jobs.hand_back, attempt=record.attempt)
         except Exception as error:
-            self._discard(record)
             if isinstance(error, ReduxqError) and not error.retryable:
                 return partial(jobs.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
             log.exception("an attempt failed", job=record.id, attempt=record.attempt)
@@ -160,33 +157,41 @@ class Runner:
             raise SourceUnusable(f"the source {key}: {error.message}") from error
 
     def _store(self, record: JobRecord, pictures: list[Picture], lease: Lease) -> tuple[Variation, ...]:
-        """Store every picture; whoever sees this fail discards them all."""
+        """Store every picture, or none."""
         parameters, stored = record.parameters, list[Variation]()
         content_type = TYPES[parameters.output_format].value
-        for key, seed, picture in zip(record.planned_keys, parameters.seeds, pictures, strict=True):
-            lease.check()
-            data = encode(picture, parameters.output_format, parameters.output_quality)
-            self._objects.put(key, data, content_type)
-            stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
+        try:
+            for key, seed, picture in zip(record.planned_keys, parameters.seeds, pictures, strict=True):
+                lease.check()
+                data = encode(picture, parameters.output_format, parameters.output_quality)
+                self._objects.put(key, data, content_type)
+                stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
+        except Exception:
+            self._discard(record)
+            raise
         return tuple(stored)
 
-    def _settle(self, lease: Lease, job_id: JobId, transition: Transition) -> JobRecord:
+    def _settle(self, record: JobRecord, transition: Transition) -> JobRecord:
         """Write how the attempt went; a records server that is away is waited for, unless the worker must go.
 
         Raises:
+            LeaseLost: If another owns the job; what this attempt stored is gone.
             ShuttingDown: If it must go; the attempt's lease lapses, and what it stored is left alone.
         """
         while True:
             try:
-                record = self._update(job_id, transition)
+                settled = self._update(record.id, transition)
+            except LeaseLost:
+                self._discard(record)
+                raise
             except RecordsUnavailable as error:
-                log.warning("cannot finish yet", job=job_id, reason=error.message)
+                log.warning("cannot finish yet", job=record.id, reason=error.message)
                 if self._keeper.ending:
                     raise self._keeper.ending from error
                 time.sleep(PAUSE)
             else:
-                log.info("settled", job=job_id, attempt=lease.attempt, status=record.status)
-                return record
+                log.info("settled", job=settled.id, attempt=record.attempt, status=settled.status)
+                return settled
 
     def _discard(self, record: JobRecord) -> None:
         """Remove what the attempt stored; its keys are its own, so nothing published can be among it."""

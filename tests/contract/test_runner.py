@@ -219,9 +219,12 @@ class LosesTheJobAtTheFirstPut(LosesTheSecondPut):
         return etag
 
 
-def test_a_worker_that_lost_its_job_while_it_stores_stops_and_removes_what_it_stored(desk: Desk) -> None:
+@pytest.mark.parametrize("num_outputs", [1, 2])  # noticed when it finishes, and before it stores the next
+def test_a_worker_that_lost_its_job_while_it_stores_stops_and_removes_what_it_stored(
+    desk: Desk, num_outputs: int
+) -> None:
     thief = LosesTheJobAtTheFirstPut(desk)
-    job_id = desk.accept(num_outputs=2, num_inference_steps=1)
+    job_id = desk.accept(num_outputs=num_outputs, num_inference_steps=1)
     assert desk.runner_with(thief).run(job_id) is None
     assert len(thief.put_keys) == 1
     assert not desk.is_there(thief.put_keys[0])
