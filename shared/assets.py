@@ -4,8 +4,10 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.ids import AssetKey, TeamId, UserId
-from shared.programs import Command, Program
+from shared import idempotency
+from shared.idempotency import Once
+from shared.ids import AssetKey, JobId, TeamId, UserId
+from shared.programs import Command, Guard, Program, broken_guard
 
 
 class Asset(BaseModel):
@@ -20,16 +22,32 @@ class Asset(BaseModel):
     size_bytes: int
     created_at: datetime
     stored: bool = False  #: False: only its key is reserved
+    job_id: JobId | None = None  #: whose variation it is
+    deleted_at: datetime | None = None  #: its object is gone; the key stays taken
 
 
-def reserve(asset: Asset) -> Program[bool]:
-    """Take the key for its owner before anything is written there; False if it is taken."""
-    return (yield ("SET", _place(asset.key), asset.model_dump_json(), "NX")) is not None
+def reserve(asset: Asset, once: Once | None = None) -> Program[AssetKey | None]:
+    """Take the key for its owner before anything is written there.
+
+    Returns:
+        The key, or the one that the same request took earlier; None if the key is taken.
+
+    Raises:
+        IdempotencyKeyReused: If the earlier request was for something else.
+    """
+    if earlier := (yield from idempotency.find(once)):
+        return AssetKey(earlier)
+    first, remember = idempotency.mark(once, asset.key)
+    free = Guard(("GET", _place(asset.key)), "")
+    broken = yield from broken_guard([free, *first], [_set(asset), *remember])
+    if broken in first:
+        return (yield from reserve(asset, once))
+    return asset.key if broken is None else None
 
 
 def keep(asset: Asset) -> Command:
     """Return the command that says that the asset's object is in the bucket."""
-    return ("SET", _place(asset.key), asset.model_copy(update={"stored": True}).model_dump_json())
+    return _set(asset.model_copy(update={"stored": True}))
 
 
 def confirm(asset: Asset) -> Program[None]:
@@ -37,16 +55,32 @@ def confirm(asset: Asset) -> Program[None]:
     yield keep(asset)
 
 
+def discard(key: AssetKey) -> Command:
+    """Return the command that forgets an asset."""
+    return ("DEL", _place(key))
+
+
 def release(key: AssetKey) -> Program[None]:
     """Give a key back whose object was not written."""
-    yield ("DEL", _place(key))
+    yield discard(key)
+
+
+def bury(asset: Asset, now: datetime) -> Program[Asset]:
+    """Leave a tombstone for an asset whose object is gone."""
+    tombstone = asset.model_copy(update={"deleted_at": asset.deleted_at or now})
+    yield _set(tombstone)
+    return tombstone
 
 
 def find(key: AssetKey, team_id: TeamId) -> Program[Asset | None]:
-    """Return a team's stored asset; another team's is as one that does not exist."""
+    """Return a team's stored asset, or its tombstone; another team's is as one that does not exist."""
     text = yield ("GET", _place(key))
     asset = Asset.model_validate_json(text) if text else None
     return asset if asset and asset.stored and asset.team_id == team_id else None
+
+
+def _set(asset: Asset) -> Command:
+    return ("SET", _place(asset.key), asset.model_dump_json())
 
 
 def _place(key: AssetKey) -> str:

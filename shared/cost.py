@@ -6,11 +6,15 @@ from typing import Final
 
 from shared.sizes import Size
 
-CREDITS_PER_USD: Final = 1_000_000  #: one credit is 1e-6 USD
 USD_PER_VARIATION: Final = Fraction("0.012")  #: 1024 x 1024 pixels, 25 steps
 
 
-def price_in_credits(size: Size, *, num_outputs: int, num_inference_steps: int) -> int:
-    """Return a job's price in whole credits, rounded up once for the whole job."""
+def price_in_usd(size: Size, *, num_outputs: int, num_inference_steps: int) -> Fraction:
+    """Return a job's exact price in US dollars."""
     area = Fraction(size.width * size.height, 1024 * 1024)
-    return ceil(USD_PER_VARIATION * area * Fraction(num_inference_steps, 25) * num_outputs * CREDITS_PER_USD)
+    return USD_PER_VARIATION * area * Fraction(num_inference_steps, 25) * num_outputs
+
+
+def in_credits(usd: Fraction, credits_per_usd: int) -> int:
+    """Return a price in whole credits, rounded up."""
+    return ceil(usd * credits_per_usd)

@@ -4,16 +4,25 @@ ReduxqError
 ├── InvalidRequest           what the caller sent is not allowed
 │   ├── UnsupportedModel
 │   ├── UploadTooLarge
-│   ├── UnsupportedImage
-│   └── BrokenImage
+│   ├── UnsupportedMediaType
+│   │   └── UnsupportedImage
+│   ├── BrokenImage
+│   ├── EgressRefused        the client's URL is one that we do not call
+│   ├── EgressFailed         what the client's URL leads to did not deliver
+│   └── IdempotencyKeyReused
 ├── Unauthorized
 ├── NotFound
+├── InsufficientCredits
+├── TooManyRequests
 ├── Unavailable              a server we stand on does not answer
 │   ├── RecordsUnavailable
-│   └── StorageUnavailable
+│   ├── StorageUnavailable
+│   └── EgressUnavailable
 ├── Misconfigured            nothing starts until the operator mends it
 │   └── ModelUnavailable
 ├── JobError                 ends a job; its code and message stand in the record
+│   ├── Canceled
+│   ├── ContentFlagged
 │   ├── ModelFailed
 │   ├── SourceUnusable
 │   └── TooManyAttempts
@@ -25,7 +34,7 @@ A class's docstring is its default message, ``code`` is what clients see, ``retr
 the job back for another attempt. HTTP statuses and envelopes live in the API alone.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ReduxqError(Exception):
@@ -53,6 +62,11 @@ class InvalidRequest(ReduxqError):
         super().__init__(message)
         self.details = details  #: one {field, value, message} for each fault
 
+    @classmethod
+    def of(cls, field: str, message: str, value: Any = None) -> Self:
+        """Return the error that one field's value is."""
+        return cls(f"{field}: {message}", details=({"field": field, "value": value, "message": message},))
+
 
 class UnsupportedModel(InvalidRequest):
     """The model is not supported."""
@@ -66,16 +80,38 @@ class UploadTooLarge(InvalidRequest):
     code = "PAYLOAD_TOO_LARGE"
 
 
-class UnsupportedImage(InvalidRequest):
-    """The image is of a type that is not supported."""
+class UnsupportedMediaType(InvalidRequest):
+    """The request body is of a type that is not supported here."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class UnsupportedImage(UnsupportedMediaType):
+    """The image is of a type that is not supported."""
 
 
 class BrokenImage(InvalidRequest):
     """The image cannot be decoded."""
 
     code = "INVALID_IMAGE"
+
+
+class EgressRefused(InvalidRequest):
+    """The URL must not be called."""
+
+    code = "URL_REFUSED"
+
+
+class EgressFailed(InvalidRequest):
+    """The URL's server does not answer over https."""
+
+    code = "URL_FAILED"
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """The Idempotency-Key was used for another request within the last 24 hours."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
 
 
 class Unauthorized(ReduxqError):
@@ -90,11 +126,28 @@ class NotFound(ReduxqError):
     code = "NOT_FOUND"
 
 
+class InsufficientCredits(ReduxqError):
+    """The team has too few credits."""
+
+    code = "INSUFFICIENT_CREDITS"
+
+
+class TooManyRequests(ReduxqError):
+    """Too many requests."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(self, message: str | None = None, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  #: seconds until trying again may help
+
+
 class Unavailable(ReduxqError):
     """The service cannot be reached right now."""
 
     code = "SERVICE_UNAVAILABLE"
     retryable = True
+    retry_after: ClassVar[int] = 2  #: seconds until a client may try again
 
 
 class RecordsUnavailable(Unavailable):
@@ -103,6 +156,10 @@ class RecordsUnavailable(Unavailable):
 
 class StorageUnavailable(Unavailable):
     """The object storage cannot be reached."""
+
+
+class EgressUnavailable(Unavailable):
+    """The egress proxy cannot be reached."""
 
 
 class Misconfigured(ReduxqError):
@@ -121,6 +178,18 @@ class JobError(ReduxqError):
     """The job failed."""
 
     code = "JOB_FAILED"
+
+
+class Canceled(JobError):
+    """The job was canceled."""
+
+    code = "CANCELED"
+
+
+class ContentFlagged(JobError):
+    """The safety checker flagged every variation."""
+
+    code = "CONTENT_FLAGGED"
 
 
 class ModelFailed(JobError):

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from shared.assets import Asset, keep
-from shared.errors import LeaseLost, NotFound
-from shared.ids import JobId
+from shared import idempotency, teams
+from shared.assets import Asset, discard, keep
+from shared.errors import LeaseLost, NotFound, TooManyRequests
+from shared.idempotency import Once
+from shared.ids import JobId, TeamId
 from shared.jobs import JobRecord, JobStatus, Transition
-from shared.programs import Command, Guard, Program, commit
+from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit
 
 #: Sorted sets of job ids by time of acceptance, one for each status the dispatcher looks after.
 INDICES: Final = {JobStatus.QUEUED: "jobs:queued", JobStatus.RUNNING: "jobs:running"}
@@ -21,6 +23,7 @@ PUBLISHED: Final = "jobs:published"  #: queued jobs whose message is under way, 
 DOORBELL: Final = "dispatcher:doorbell"  #: a list with an entry when the dispatcher has something to do
 COMPLETIONS: Final = "jobs:completions"  #: stream with one entry for each job that ended
 COMPLETIONS_KEPT: Final = 10_000  #: entries, about
+ROOM: Final = 10  #: seconds until a team with too many open jobs may try again
 
 
 class Progress(NamedTuple):
@@ -48,9 +51,35 @@ class JobStore:
 
     lease: timedelta
 
-    def accept(self, record: JobRecord) -> Program[bool]:
-        """Store a new job; False if its id is taken."""
-        return commit([_version_is("", record.id)], self._effects(None, record))
+    def accept(self, record: JobRecord, *, open_jobs: int | None = None, once: Once | None = None) -> Program[JobId]:
+        """Store a new job and reserve its price, unless the same request made one earlier; return the one that stands.
+
+        Args:
+            record: The job.
+            open_jobs: How many its team may have waiting or running, this one included.
+            once: What makes the request the same when it is sent again.
+
+        Raises:
+            InsufficientCredits: If its team or user cannot pay for it.
+            TooManyRequests: If its team has too many open jobs.
+            IdempotencyKeyReused: If the earlier request asked for something else.
+        """
+        new = _version_is("", record.id)
+        first, remember = idempotency.mark(once, record.id)
+        room = [] if open_jobs is None else [Bounds(("ZCARD", _open(record.team_id)), most=open_jobs - 1)]
+        payer = (record.team_id, record.user_id, record.price)
+        broken = yield from broken_guard(
+            [new, *first, *room, *teams.affords(*payer)], [*self._effects(None, record), *remember]
+        )
+        if broken in {None, new}:  # it is stored, now or when this was sent for the first time
+            return record.id
+        if broken in first:
+            earlier = yield from idempotency.find(once)
+            return JobId(earlier) if earlier else (yield from self.accept(record, open_jobs=open_jobs, once=once))
+        if broken in room:
+            message = f"the team has {open_jobs} jobs that wait or run, the most that are allowed"
+            raise TooManyRequests(message, retry_after=ROOM)
+        raise (yield from teams.explain_refusal(*payer))
 
     def get(self, job_id: JobId) -> Program[JobRecord | None]:
         text = yield ("HGET", _place(job_id), "record")
@@ -136,13 +165,17 @@ class JobStore:
         for status, index in INDICES.items():
             here = after.status is status
             effects.append(("ZADD", index, accepted_us, after.id) if here else ("ZREM", index, after.id))
+        if before is None:
+            effects.append(("ZADD", _open(after.team_id), accepted_us, after.id))
+            effects += teams.spend(after.team_id, after.user_id, after.price, after.created_at)
         if after.status is JobStatus.RUNNING:
             effects += [("ZREM", PUBLISHED, after.id), _take_lease(after.id, after.attempt, self.lease)]
         else:
             effects += [("DEL", _lease(after.id), _progress(after.id)), *ring()]
         if after.finished and not (before and before.finished):
             effects += _completion(after)
-        return effects
+        gone = set(before.variations if before else ()) - set(after.variations)
+        return [*effects, *(discard(variation.key) for variation in gone)]
 
 
 def ring() -> list[Command]:
@@ -151,7 +184,7 @@ def ring() -> list[Command]:
 
 
 def _completion(record: JobRecord) -> list[Command]:
-    """Return what happens once, when a job ends: it is told, its variations get their owner, its user pays."""
+    """Return what happens once, when a job ends: it is told, its variations get their owner, the rest is given back."""
     ended = ("id", record.id, "status", record.status)
     told: Command = ("XADD", COMPLETIONS, "MAXLEN", "~", COMPLETIONS_KEPT, "*", *ended)
     owned = [
@@ -163,12 +196,14 @@ def _completion(record: JobRecord) -> list[Command]:
                 content_type=variation.content_type,
                 size_bytes=variation.size_bytes,
                 created_at=record.finished_at or record.created_at,
+                job_id=record.id,
             )
         )
         for variation in record.variations
     ]
-    used: Command = ("HINCRBY", f"user:{record.user_id}", "used_credit", record.parameters.price)
-    return [told, *owned, used] if record.status is JobStatus.SUCCEEDED else [told]
+    unused = record.price - record.charged
+    settled = teams.spend(record.team_id, record.user_id, -unused, record.finished_at or record.created_at)
+    return [told, ("ZREM", _open(record.team_id), record.id), *owned, *settled]
 
 
 def _take_lease(job_id: JobId, attempt: int, lease: timedelta) -> Command:
@@ -185,6 +220,11 @@ def _place(job_id: JobId) -> str:
 
 def _lease(job_id: JobId) -> str:
     return f"lease:{job_id}"
+
+
+def _open(team_id: TeamId) -> str:
+    """Return the sorted set of a team's jobs that wait or run, by time of acceptance."""
+    return f"team:{team_id}:open"
 
 
 def _progress(job_id: JobId) -> str:

@@ -7,12 +7,14 @@ indices, leases and credits follows from the two records alone and is worked out
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
+from math import ceil
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.cost import price_in_credits
-from shared.errors import IllegalTransition, LeaseLost, ReduxqError, TooManyAttempts
+from shared.cost import price_in_usd
+from shared.errors import Canceled, ContentFlagged, IllegalTransition, LeaseLost, ReduxqError, TooManyAttempts
 from shared.ids import AssetKey, JobId, TeamId, UserId
 from shared.sizes import AspectRatio, Megapixels, Size, size_of
 
@@ -82,9 +84,9 @@ class Parameters(_Value):
         return Recipe(self.size, self.num_inference_steps, self.guidance_scale, self.seeds)
 
     @property
-    def price(self) -> int:
-        """Price in credits."""
-        return price_in_credits(self.size, num_outputs=self.num_outputs, num_inference_steps=self.num_inference_steps)
+    def usd(self) -> Fraction:
+        """Exact price in US dollars."""
+        return price_in_usd(self.size, num_outputs=self.num_outputs, num_inference_steps=self.num_inference_steps)
 
 
 class Variation(_Value):
@@ -94,6 +96,13 @@ class Variation(_Value):
     seed: int
     content_type: str
     size_bytes: int
+
+
+class Flagged(_Value):
+    """One variation that the safety checker withheld."""
+
+    seed: int
+    score: float  #: 0 ... 1, how sure the checker is
 
 
 class Failure(_Value):
@@ -110,6 +119,7 @@ class ModelIdentity(_Value):
     base: str
     redux: str
     trained: bool  #: False: random weights, the pictures are noise
+    safety_checker: str | None = None
 
 
 class Echo(_Value):
@@ -120,6 +130,7 @@ class Echo(_Value):
     prompt_object: str  #: JSON text: however odd, it cannot make the record unreadable
     metadata: str = "null"  #: JSON text
     conversation_id: str | None = None
+    end_user: str | None = None  #: whom the caller acts for
     request_id: str
 
 
@@ -133,6 +144,8 @@ class JobRecord(_Value):
     user_id: UserId
     parameters: Parameters
     echo: Echo
+    price: int  #: credits reserved at acceptance
+    charged: int = 0  #: credits that were used of them, known at the end
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0  #: starts so far; fences off workers that lost the job
     failed_attempts: int = 0
@@ -141,7 +154,9 @@ class JobRecord(_Value):
     finished_at: datetime | None = None
     planned_keys: tuple[AssetKey, ...] = ()  #: where the newest attempt writes its variations
     variations: tuple[Variation, ...] = ()
+    flagged: tuple[Flagged, ...] = ()
     failure: Failure | None = None
+    erased_at: datetime | None = None  #: its owner had its variations deleted
     model: ModelIdentity | None = None
     timings: Mapping[str, float] = Field(default_factory=dict)  #: seconds the last attempt spent in each part
 
@@ -178,31 +193,32 @@ def claim(record: JobRecord, *, now: datetime, prefix: str, digits: Sequence[int
     )
 
 
-def succeed(
+def finish(
     record: JobRecord,
     *,
     attempt: int,
     variations: tuple[Variation, ...],
+    flagged: tuple[Flagged, ...] = (),
     model: ModelIdentity,
     timings: Mapping[str, float],
     now: datetime,
 ) -> JobRecord:
-    """End the job with its variations. Repeating it for the attempt that did so changes nothing.
+    """End the job with what the model made: a success that costs the share of its price for what is delivered.
+
+    With every variation flagged it is a failure. Repeating it for the attempt that did so changes nothing.
 
     Raises:
         LeaseLost: If another attempt owns the job or ended it.
     """
-    if record.status is JobStatus.SUCCEEDED and record.attempt == attempt:
+    if record.finished and record.model and record.attempt == attempt:  # only this transition tells the model
         return record
     _require_held(record, attempt)
-    return _changed(
-        record,
-        status=JobStatus.SUCCEEDED,
-        finished_at=now,
-        variations=variations,
-        model=model,
-        timings=timings,
-    )
+    made = _changed(record, flagged=flagged, model=model, timings=timings)
+    if flagged and not variations:
+        scores = ", ".join(f"{withheld.score:g}" for withheld in flagged)
+        return _failed(made, ContentFlagged(f"{ContentFlagged.__doc__} Scores: {scores}"), now)
+    charged = ceil(Fraction(record.price * len(variations), record.parameters.num_outputs))
+    return _changed(made, status=JobStatus.SUCCEEDED, finished_at=now, variations=variations, charged=charged)
 
 
 def fail(record: JobRecord, *, attempt: int, error: ReduxqError, now: datetime) -> JobRecord:
@@ -215,6 +231,27 @@ def fail(record: JobRecord, *, attempt: int, error: ReduxqError, now: datetime) 
         return record
     _require_held(record, attempt)
     return _failed(record, error, now)
+
+
+def cancel(record: JobRecord, *, now: datetime) -> JobRecord:
+    """End the job because its owner wants that; one that has ended stays as it is."""
+    if record.finished:
+        return record
+    return _changed(_failed(record, Canceled(), now), status=JobStatus.CANCELED)
+
+
+def erase(record: JobRecord, *, now: datetime) -> JobRecord:
+    """Leave a tombstone: what was paid and when, but nothing of what the client sent or got.
+
+    Raises:
+        IllegalTransition: If the job has not ended.
+    """
+    if record.erased_at:
+        return record
+    if not record.finished:
+        raise IllegalTransition(f"job {record.id} is {record.status}; only one that has ended can be erased")
+    echo = record.echo.model_copy(update={"prompt_object": "{}", "metadata": "null", "end_user": None})
+    return _changed(record, variations=(), planned_keys=(), echo=echo, erased_at=now)
 
 
 def hand_back(record: JobRecord, *, attempt: int) -> JobRecord:

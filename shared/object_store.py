@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote, unquote, urlsplit
@@ -78,12 +79,12 @@ class ObjectStore:
         with _translated_errors():
             self._client.delete_object(Bucket=self.bucket, Key=key)
 
-    def sign(self, key: AssetKey) -> str:
-        """Return a link, as the clients reach it, that works without a key for the time of the settings."""
+    def sign(self, key: AssetKey, lasts: timedelta | None = None) -> str:
+        """Return a link, as the clients reach it, that works without a key for the settings' time or ``lasts``."""
         return self._public_client.generate_presigned_url(
             "get_object",
             Params={"Bucket": self.bucket, "Key": key},
-            ExpiresIn=int(self._settings.link_seconds.total_seconds()),
+            ExpiresIn=int((lasts or self._settings.link_seconds).total_seconds()),
         )
 
     def location(self, key: AssetKey) -> str:

@@ -26,6 +26,9 @@ T = TypeVar("T")
 Program = Generator[Command, Any, T]
 
 SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
+#: Of one API process; so many callers at a time learn within the time above that the server is away.
+CONNECTIONS = 500
+QUEUE_TIMEOUT = timedelta(seconds=10)  #: for a connection, in a burst of more callers than that
 
 
 #: How the answers of a server begin that is up and cannot serve: unable to save, stuck in a script, changing roles.
@@ -39,25 +42,44 @@ class Guard(NamedTuple):
     expected: str
 
 
-#: Checks all guards, then runs all effects, as one atomic step; answers 1, or 0 when a guard did not hold.
+class Bounds(NamedTuple):
+    """A read command that must answer a number from ``least`` to ``most`` for a commit to happen; nothing is 0."""
+
+    command: Command
+    least: int = 0
+    most: int = 2**53
+
+
+#: Checks all guards, then runs all effects, as one atomic step; answers 0, or the place of a guard that did not hold.
 COMMIT_SCRIPT = """
 local plan = cjson.decode(ARGV[1])
-for _, guard in ipairs(plan.guards) do
+for place, guard in ipairs(plan.guards) do
   local found = redis.call(unpack(guard.command))
-  if tostring(found or '') ~= guard.expected then return 0 end
+  if guard.expected then
+    if tostring(found or '') ~= guard.expected then return place end
+  else
+    local number = tonumber(found or 0)
+    if number < guard.least or number > guard.most then return place end
+  end
 end
 for _, effect in ipairs(plan.effects) do redis.call(unpack(effect)) end
-return 1
+return 0
 """
 
 
-def commit(guards: Sequence[Guard], effects: Sequence[Command]) -> Program[bool]:
+def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[bool]:
     """Apply the effects atomically if every guard holds; return whether they were."""
+    return (yield from broken_guard(guards, effects)) is None
+
+
+def broken_guard(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[Guard | Bounds | None]:
+    """As :func:`commit`, but return the first guard that did not hold; None when the effects were applied."""
     plan = {
-        "guards": [{"command": [str(part) for part in g.command], "expected": g.expected} for g in guards],
+        "guards": [guard._asdict() | {"command": [str(part) for part in guard.command]} for guard in guards],
         "effects": [[str(part) for part in effect] for effect in effects],
     }
-    return bool((yield ("EVAL", COMMIT_SCRIPT, 0, json.dumps(plan))))
+    place = int((yield ("EVAL", COMMIT_SCRIPT, 0, json.dumps(plan))))
+    return guards[place - 1] if place else None
 
 
 def run(client: redis.Redis, program: Program[T]) -> T:
@@ -101,8 +123,10 @@ def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
 def connect_async(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> "redis.asyncio.Redis":
     """As :func:`connect`, for the event loop; callers beyond the pool's size wait for their turn."""
     retry = AsyncRetry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    seconds = timeout.total_seconds()
-    pool = redis.asyncio.BlockingConnectionPool.from_url(url, timeout=seconds, retry=retry, **_options(timeout))
+    wait = QUEUE_TIMEOUT.total_seconds()
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, max_connections=CONNECTIONS, timeout=wait, retry=retry, **_options(timeout)
+    )
     return redis.asyncio.Redis.from_pool(pool)
 
 

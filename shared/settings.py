@@ -3,14 +3,25 @@
 A setting is the environment variable ``REDUXQ_<GROUP>__<NAME>``. The README's table is made from these classes.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from redis.connection import parse_url
 
 from shared.errors import Misconfigured
@@ -24,12 +35,28 @@ def _seconds(value: object) -> object:
 
 def _redis_url(value: object) -> object:
     try:
-        parse_url(value.get_secret_value() if isinstance(value, SecretStr) else str(value))  # type: ignore[no-untyped-call]
+        parse_url(_revealed(value))  # type: ignore[no-untyped-call]
     except ValueError:
         raise PydanticCustomError("redis_url", "must look like redis://:password@host:6379/0") from None
     return value
 
 
+def _proxy_url(value: object) -> object:
+    try:
+        parts = urlsplit(_revealed(value))
+        usable = parts.scheme == "http" and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise PydanticCustomError("proxy_url", "must look like http://host:4750")
+    return value
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+ProxyUrl = Annotated[SecretStr, BeforeValidator(_proxy_url)]
 RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), PlainSerializer(timedelta.total_seconds)]
 
@@ -80,6 +107,34 @@ class ApiSettings(_Group):
     """Most pixels an image may have"""
     wait_seconds: Seconds = Field(timedelta(seconds=50), gt=timedelta(0))
     """How long a blocking call waits for its job, in seconds; real clients give up at 60"""
+    openai_wait_seconds: Seconds = Field(timedelta(seconds=280), gt=timedelta(0))
+    """As `wait_seconds`, for the OpenAI facade; its Node SDK hangs up after 300 and asks again"""
+    openai_models: tuple[str, ...] = Field(
+        ("black-forest-labs/FLUX-1-Redux-dev", "black-forest-labs/flux-redux-dev"), min_length=1
+    )
+    """Names of the model for the OpenAI facade, the default first; add `dall-e-2` for clients that cannot change it"""
+    allow_unchecked: bool = True
+    """Whether a client may disable the safety checker"""
+
+
+class TeamsSettings(_Group):
+    credits_per_usd: int = Field(1_000_000, ge=1)
+    """Credits that one US dollar of the price list is; a job's price is rounded up to whole credits"""
+    requests_per_minute: int = Field(180, ge=1)
+    """Requests a key may make in a minute"""
+    open_jobs: int = Field(1000, ge=1)
+    """Jobs of one team that may wait or run at a time"""
+
+
+class EgressSettings(_Group):
+    image_urls: bool = False
+    """Whether `imageUrl` may be an https URL elsewhere"""
+    proxy: ProxyUrl | None = None
+    """URL of a proxy, as `http://smokescreen:4750`, that resolves names and checks addresses in our place"""
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that are not public and may be reached, on any port: `["10.1.0.0/16"]`; a proxy has a list of its own"""
+    timeout_seconds: Seconds = Field(timedelta(seconds=20), gt=timedelta(0))
+    """How long one call may take from the name to the last byte, in seconds"""
 
 
 class JobsSettings(_Group):
@@ -110,6 +165,10 @@ class ModelSettings(_Group):
     """Folder or hub id of the base model: transformer, VAE, scheduler"""
     redux: str = "black-forest-labs/FLUX.1-Redux-dev"
     """Folder or hub id of the Redux adapter: SigLIP, image embedder"""
+    safety_checker: str = "Falconsai/nsfw_image_detection"
+    """Folder or hub id of an image classifier with a class `nsfw`; it runs on the CPU"""
+    safety_threshold: float = Field(0.5, ge=0, le=1)
+    """A variation that is `nsfw` with at least this probability is withheld"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Number type the model computes in"""
     device: str = "cuda"
@@ -134,6 +193,8 @@ class Settings(BaseSettings):
     broker: BrokerSettings = BrokerSettings()
     storage: StorageSettings = StorageSettings()
     api: ApiSettings = ApiSettings()
+    teams: TeamsSettings = TeamsSettings()
+    egress: EgressSettings = EgressSettings()
     jobs: JobsSettings = JobsSettings()
     dispatcher: DispatcherSettings = DispatcherSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -153,6 +214,8 @@ def load_settings() -> Settings:
         raise Misconfigured(f"unknown setting {', '.join(unknown)}; settings are named {PREFIX}<GROUP>__<NAME>")
     try:
         return Settings()
+    except SettingsError as error:
+        raise Misconfigured(f'{error}; a list is JSON, as ["one", "two"]') from error
     except ValidationError as error:
         raise Misconfigured("; ".join(_explain(fault) for fault in error.errors())) from error
 
@@ -162,7 +225,7 @@ def _explain(fault: Mapping[str, Any]) -> str:
     name = PREFIX + "__".join(str(part).upper() for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{name} is no setting"
-    secret = fault["loc"][-1] in {"url", "access_key", "secret_key"}
+    secret = fault["loc"][-1] in {"url", "access_key", "secret_key", "proxy"}
     return f"{name}: {fault['msg']}" + ("" if secret else f", not {fault['input']!r}")
 
 
@@ -174,6 +237,11 @@ def settings_table() -> str:
         for name, inner in type(field.default).model_fields.items():
             default = defaults[name]
             shown = default.get_secret_value() if isinstance(default, SecretStr) else default
-            cell = "" if shown in (None, "") else f"`{shown:g}`" if isinstance(shown, float) else f"`{shown}`"
+            cell = "" if shown in (None, "", ()) else f"`{shown if isinstance(shown, str) else _typed(shown)}`"
             rows.append(f"| `{PREFIX}{group.upper()}__{name.upper()}` | {cell} | {inner.description} |")
     return "\n".join(rows)
+
+
+def _typed(value: object) -> str:
+    """Return a value as it is typed into the environment."""
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)

@@ -1,8 +1,12 @@
 """Servers and values that several tiers use."""
 
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import redis
 from pydantic import SecretStr
@@ -11,6 +15,9 @@ from shared.object_store import ObjectStore
 from shared.programs import connect
 from shared.settings import StorageSettings
 from tests import servers
+from tests.samples import encoded, fund, picture
+from tests.servers import process, wait_until
+from tests.stack import Stack, upload
 
 
 @pytest.fixture
@@ -22,7 +29,9 @@ def valkey(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def records(valkey: str) -> Iterator[redis.Redis]:
-    """A client of a fresh Valkey server."""
+    """A client of a fresh Valkey server, where the team of sample records can pay."""
+    with connect(valkey) as funding:
+        fund(funding)
     with connect(valkey) as client:
         yield client
 
@@ -46,3 +55,29 @@ def objects(storage: StorageSettings) -> ObjectStore:
     store = ObjectStore(storage)
     store.create_bucket()
     return store
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One whole local stack, with everything real, for all tests that leave it standing."""
+    folder = tmp_path_factory.mktemp("stack")
+    data = folder / "data"
+    log = folder / "up.log"
+    with process([sys.executable, "-m", "reduxq", "up", "--port", "0", "--data", str(data)], log) as up:
+        place = data / "stack.json"
+        wait_until(lambda: place.exists() or up.poll() is not None, 60)
+        assert up.poll() is None, log.read_text()
+        yield Stack(data, json.loads(place.read_text()))
+    assert up.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def client(stack: Stack) -> Iterator[httpx.Client]:
+    with stack.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def source(client: httpx.Client) -> dict[str, Any]:
+    """An uploaded picture."""
+    return upload(client, encoded(picture(640, 480), "PNG"))

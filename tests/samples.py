@@ -5,11 +5,14 @@ from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
+import redis
 from PIL import Image
 
 from shared.ids import AssetKey, JobId, TeamId, UserId
 from shared.jobs import Echo, JobRecord, ModelIdentity, Parameters, Variation, claim
+from shared.teams import Team, TeamUser
 
+PRICE = 1000  #: credits, whatever the parameters
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
 MODEL = ModelIdentity(base="base", redux="redux", trained=False)
 
@@ -22,8 +25,27 @@ def record(created_at: datetime = NOW, **parameters: Any) -> JobRecord:
         user_id=UserId("user"),
         parameters=Parameters(**chosen),
         echo=Echo(type="IMAGE_VARIATOR", model="m", prompt_object='{"imageUrl": "images/source.png"}', request_id="r"),
+        price=PRICE,
         created_at=created_at,
     )
+
+
+def fund(records: redis.Redis, team_credit: int = 1_000_000, user_credit: int = 1_000_000) -> None:
+    """Give the team and the user of :func:`record` something to spend."""
+    team = Team(id=TeamId("team"), name="lab", credit=team_credit, created_at=NOW)
+    user = TeamUser(
+        team_id=team.id,
+        user_id=UserId("user"),
+        user_name="Ada",
+        role="ADMIN",
+        credit_limit=user_credit,
+        credit_left=user_credit,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    for place, value in (("team:team", team), ("user:user", user)):
+        fields: Any = value.model_dump(mode="json")
+        records.hset(place, mapping=fields)
 
 
 def start(job: JobRecord) -> JobRecord:

@@ -14,9 +14,9 @@ from shared import assets, dispatch_store
 from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
 from shared.job_store import COMPLETIONS, JobStore, Progress
-from shared.jobs import JobRecord, JobStatus, fail, fail_attempt, hand_back, succeed
+from shared.jobs import JobRecord, JobStatus, fail, fail_attempt, finish, hand_back
 from shared.programs import Program, connect_async, run, run_async
-from tests.samples import MODEL, NOW, record, start, variations_of
+from tests.samples import MODEL, NOW, PRICE, record, start, variations_of
 
 STORE = JobStore(timedelta(seconds=1))
 Do = Callable[[Program[Any]], Any]
@@ -35,8 +35,14 @@ def do(request: pytest.FixtureRequest, records: redis.Redis, valkey: str) -> Do:
     return lambda program: asyncio.run(once(program))
 
 
-def finish(job: JobRecord) -> Callable[[JobRecord], JobRecord]:
-    return partial(succeed, attempt=job.attempt, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
+def end(job: JobRecord) -> Callable[[JobRecord], JobRecord]:
+    return partial(finish, attempt=job.attempt, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
+
+
+def credit(records: redis.Redis) -> tuple[int, int]:
+    """What the team and its user have left."""
+    left = records.hget("team:team", "credit"), records.hget("user:user", "credit_left")
+    return int(str(left[0])), int(str(left[1]))
 
 
 def test_an_accepted_job_is_found_again_and_stands_in_the_queue(do: Do) -> None:
@@ -48,11 +54,12 @@ def test_an_accepted_job_is_found_again_and_stands_in_the_queue(do: Do) -> None:
     assert do(dispatch_store.queued_jobs(5)) == [first.id, second.id]
 
 
-def test_an_id_is_accepted_once(do: Do) -> None:
+def test_a_job_whose_acceptance_is_sent_twice_is_stored_and_paid_once(do: Do, records: redis.Redis) -> None:
     job = record()
-    assert do(STORE.accept(job))
-    assert not do(STORE.accept(job.model_copy(update={"failed_attempts": 9})))
+    for sent in (job, job.model_copy(update={"failed_attempts": 9})):
+        assert do(STORE.accept(sent)) == job.id
     assert do(STORE.get(job.id)) == job
+    assert credit(records) == (1_000_000 - PRICE, 1_000_000 - PRICE)
 
 
 def test_an_unknown_job_cannot_be_changed(do: Do) -> None:
@@ -111,17 +118,17 @@ def test_only_one_of_many_claims_wins(valkey: str, records: redis.Redis) -> None
     assert [type(outcome) for outcome in outcomes].count(JobRecord) == 1
 
 
-def test_finishing_tells_it_once_gives_the_variations_an_owner_and_counts_their_price(
+def test_finishing_tells_it_once_gives_the_variations_an_owner_and_takes_their_price(
     do: Do, records: redis.Redis
 ) -> None:
     job = record(num_outputs=2)
     do(STORE.accept(job))
     running = do(STORE.update(job.id, start))
-    done = do(STORE.update(job.id, finish(running)))
-    assert do(STORE.update(job.id, finish(running))) == done
+    done = do(STORE.update(job.id, end(running)))
+    assert do(STORE.update(job.id, end(running))) == done
     entries: Any = records.xrange(COMPLETIONS)
     assert [fields for _, fields in entries] == [{"id": job.id, "status": "succeeded"}]
-    assert records.hget("user:user", "used_credit") == str(job.parameters.price)
+    assert credit(records) == (1_000_000 - PRICE, 1_000_000 - PRICE)
     for key in running.planned_keys:
         assert do(assets.find(key, TeamId("team"))).content_type == "image/webp"
         assert do(assets.find(key, TeamId("other"))) is None
@@ -135,7 +142,7 @@ def test_a_failed_job_is_told_and_costs_nothing(do: Do, records: redis.Redis) ->
     assert failed.failure.message == "broken"
     entries: Any = records.xrange(COMPLETIONS)
     assert [fields["status"] for _, fields in entries] == ["failed"]
-    assert records.hget("user:user", "used_credit") is None
+    assert credit(records) == (1_000_000, 1_000_000)
 
 
 def test_a_lease_lapses_and_the_job_is_taken_back_to_its_old_place(do: Do) -> None:
@@ -157,7 +164,7 @@ def test_a_job_that_ended_is_not_taken_back(do: Do) -> None:
     job = record()
     do(STORE.accept(job))
     running = do(STORE.update(job.id, start))
-    done = do(STORE.update(job.id, finish(running)))
+    done = do(STORE.update(job.id, end(running)))
     assert do(STORE.take_back(job.id, partial(fail_attempt, attempt=1, reason="", limit=3, now=NOW))) is None
     assert do(STORE.get(job.id)) == done
 
@@ -184,7 +191,7 @@ def test_an_expired_lease_that_nobody_took_is_still_its_holders(do: Do) -> None:
     do(STORE.renew(job.id, 1, Progress(3, 28)))
     assert do(STORE.unleased()) == []
     assert do(STORE.report(job.id)).progress == Progress(3, 28)
-    assert do(STORE.update(job.id, finish(running))).status is JobStatus.SUCCEEDED
+    assert do(STORE.update(job.id, end(running))).status is JobStatus.SUCCEEDED
 
 
 def test_progress_ends_with_the_attempt(do: Do) -> None:

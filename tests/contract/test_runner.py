@@ -13,21 +13,22 @@ import redis
 from shared.dispatch_store import living_workers
 from shared.errors import NotFound, RecordsUnavailable, ShuttingDown, StorageUnavailable
 from shared.ids import AssetKey, JobId
-from shared.images import read_source
+from shared.images import Picture, read_source
 from shared.job_store import JobStore
-from shared.jobs import JobRecord, JobStatus, Transition, fail_attempt
+from shared.jobs import Flagged, JobRecord, JobStatus, Transition, fail_attempt
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.settings import Settings
-from tests.models import PacedModel
-from tests.samples import MODEL, NOW, encoded, picture, record, start
+from tests.models import ChosenScores, PacedModel, seed_of
+from tests.samples import MODEL, NOW, PRICE, encoded, picture, record, start
 from tests.servers import wait_until
 from worker.engine import Engine
 from worker.lease import LeaseKeeper
-from worker.runner import Runner
+from worker.runner import Runner, Score
 
 STORE = JobStore(timedelta(seconds=1))
 SOURCE = AssetKey("images/source.png")
+CHECKED = MODEL.model_copy(update={"safety_checker": "checker"})
 
 
 class Desk:
@@ -39,13 +40,20 @@ class Desk:
         self.model = PacedModel()
         self.engine = Engine(self.model)
         self.keeper = LeaseKeeper(records, STORE, name="one", slots=2)
+        self.score = ChosenScores()
         self.runner = self.runner_with(objects)
         self.engine.start()
         self.keeper.start()
 
-    def runner_with(self, objects: Any) -> Runner:
+    def runner_with(self, objects: Any, score: Score | None = None) -> Runner:
         return Runner(
-            Settings(), update=self.update, keeper=self.keeper, objects=objects, engine=self.engine, model=MODEL
+            Settings(),
+            update=self.update,
+            keeper=self.keeper,
+            objects=objects,
+            engine=self.engine,
+            score=score or self.score,
+            model=CHECKED,
         )
 
     def update(self, job_id: JobId, transition: Transition) -> JobRecord:
@@ -60,6 +68,9 @@ class Desk:
         job = run(self.records, STORE.get(job_id))
         assert job is not None
         return job
+
+    def credit(self) -> int:
+        return int(str(self.records.hget("team:team", "credit")))
 
     def is_there(self, key: AssetKey) -> bool:
         try:
@@ -89,8 +100,8 @@ def test_a_queued_job_ends_with_its_variations_at_the_planned_keys(desk: Desk) -
         data = desk.objects.get(variation.key)
         assert len(data) == variation.size_bytes
         assert read_source(data).size == (576, 448)
-    assert set(done.timings) == {"sourceSeconds", "modelSeconds", "storeSeconds"}
-    assert done.model == MODEL
+    assert set(done.timings) == {"sourceSeconds", "modelSeconds", "safetySeconds", "storeSeconds"}
+    assert done.model == CHECKED
 
 
 def test_a_job_that_is_not_queued_is_left_alone(desk: Desk) -> None:
@@ -111,6 +122,61 @@ def test_a_job_that_fails_in_the_model_is_a_failed_job_and_the_next_one_succeeds
     done = desk.runner.run(desk.accept())
     assert done is not None
     assert done.status is JobStatus.SUCCEEDED
+
+
+def test_a_flagged_variation_is_withheld_and_the_others_are_delivered_and_paid(desk: Desk) -> None:
+    desk.score.by_seed = {8: 0.912345, 9: 0.4999}
+    before = desk.credit()
+    done = desk.runner.run(desk.accept(num_outputs=3, num_inference_steps=1, output_format="png"))
+    assert done is not None
+    assert done.status is JobStatus.SUCCEEDED
+    assert done.flagged == (Flagged(seed=8, score=0.9123),)
+    first, withheld, last = done.planned_keys
+    assert [(variation.seed, variation.key) for variation in done.variations] == [(7, first), (9, last)]
+    assert [seed_of(read_source(desk.objects.get(key))) for key in (first, last)] == [7, 9]
+    assert not desk.is_there(withheld)
+    assert done.charged == before - desk.credit() == -(-2 * PRICE // 3)
+
+
+def test_a_job_whose_variations_are_all_flagged_fails_and_costs_nothing(desk: Desk) -> None:
+    desk.score.by_seed = {7: 0.5, 8: 0.91}
+    before = desk.credit()
+    failed = desk.runner.run(desk.accept(num_outputs=2, num_inference_steps=1))
+    assert failed is not None
+    assert failed.status is JobStatus.FAILED
+    assert failed.failure is not None
+    assert failed.failure.code == "CONTENT_FLAGGED"
+    assert failed.failure.message == "The safety checker flagged every variation. Scores: 0.5, 0.91"
+    assert failed.model == CHECKED
+    assert failed.flagged == (Flagged(seed=7, score=0.5), Flagged(seed=8, score=0.91))
+    assert not failed.variations
+    assert not any(desk.is_there(key) for key in failed.planned_keys)
+    assert (failed.charged, desk.credit()) == (0, before)
+
+
+def test_a_job_without_the_safety_checker_is_delivered_unseen_and_says_so(desk: Desk) -> None:
+    desk.score.by_seed = {7: 1.0}
+    done = desk.runner.run(desk.accept(num_inference_steps=1, disable_safety_checker=True))
+    assert done is not None
+    assert len(done.variations) == 1
+    assert (done.flagged, desk.score.asked) == ((), 0)
+    assert done.model == MODEL
+    assert "safetySeconds" not in done.timings
+
+
+def _raise(pictures: list[Picture]) -> list[float]:
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("score", [_raise, lambda pictures: []])
+def test_a_safety_checker_that_fails_ends_the_job_and_nothing_goes_out_unchecked(desk: Desk, score: Score) -> None:
+    failed = desk.runner_with(desk.objects, score).run(desk.accept(num_inference_steps=1))
+    assert failed is not None
+    assert failed.status is JobStatus.FAILED
+    assert failed.failure is not None
+    assert failed.failure.code == "MODEL_FAILED"
+    assert failed.failure.message.startswith("The safety checker failed.")
+    assert not any(desk.is_there(key) for key in failed.planned_keys)
 
 
 @pytest.mark.parametrize("data", [None, b"not an image"])

@@ -3,12 +3,12 @@ from functools import partial
 import pytest
 
 from shared.errors import IllegalTransition, LeaseLost, ModelFailed
-from shared.jobs import TERMINAL, JobRecord, JobStatus, claim, fail, fail_attempt, hand_back, succeed
+from shared.jobs import TERMINAL, JobRecord, JobStatus, claim, fail, fail_attempt, finish, hand_back
 from tests.samples import MODEL, NOW, record, start, variations_of
 
 
 def succeeded(job: JobRecord, attempt: int) -> JobRecord:
-    return succeed(job, attempt=attempt, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
+    return finish(job, attempt=attempt, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
 
 
 def test_a_claim_raises_the_attempt_and_plans_one_key_for_each_variation() -> None:

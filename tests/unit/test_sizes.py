@@ -1,6 +1,6 @@
 import pytest
 
-from shared.cost import price_in_credits
+from shared.cost import in_credits, price_in_usd
 from shared.sizes import AspectRatio, Megapixels, Size, size_of
 
 
@@ -19,7 +19,16 @@ def test_four_to_three_is_as_published() -> None:
     assert size_of(AspectRatio.STANDARD, Megapixels.QUARTER) == Size(576, 448)
 
 
-def test_the_price_is_deepinfras_rounded_up_once_for_the_job() -> None:
-    assert price_in_credits(Size(1024, 1024), num_outputs=1, num_inference_steps=25) == 12_000
-    assert price_in_credits(Size(1024, 1024), num_outputs=4, num_inference_steps=50) == 96_000
-    assert price_in_credits(Size(576, 448), num_outputs=3, num_inference_steps=1) == 355  # 354.375
+@pytest.mark.parametrize(
+    ("size", "num_outputs", "steps", "price"),
+    [
+        (Size(1024, 1024), 1, 25, 12_000),
+        (Size(1024, 1024), 4, 50, 96_000),
+        (Size(576, 448), 3, 1, 355),  # 354.375
+    ],
+)
+def test_the_price_is_deepinfras_rounded_up_once_for_the_job(
+    size: Size, num_outputs: int, steps: int, price: int
+) -> None:
+    usd = price_in_usd(size, num_outputs=num_outputs, num_inference_steps=steps)
+    assert in_credits(usd, 1_000_000) == price
