@@ -19,7 +19,7 @@ from shared.programs import connect, run
 from shared.settings import Settings
 from worker.engine import Engine, Model
 from worker.lease import LeaseKeeper
-from worker.runner import Runner
+from worker.runner import Runner, Score
 from worker.tasks import register
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class Worker:
     """One worker process around one warm model."""
 
-    def __init__(self, settings: Settings, model: Model, identity: ModelIdentity) -> None:
+    def __init__(self, settings: Settings, model: Model, score: Score, identity: ModelIdentity) -> None:
         self._settings = settings
         self._name = settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
         records = connect(settings.records.url.get_secret_value())
@@ -41,6 +41,7 @@ class Worker:
             keeper=self._keeper,
             objects=ObjectStore(settings.storage),
             engine=self._engine,
+            score=score,
             model=identity,
         )
 

@@ -1,7 +1,8 @@
 """The life of a job in the worker, from its id to its published variations.
 
-Claim the job; hold its lease; read the source; let the engine vary it; store the variations; finish the record. Each
-way it can end is in :meth:`Runner.run`. There is no Celery, torch, boto3 or Redis here.
+Claim the job; hold its lease; read the source; let the engine vary it; withhold what the safety checker flags; store
+the other variations; finish the record. Each way it can end is in :meth:`Runner.run`. There is no Celery, torch, boto3
+or Redis here.
 """
 
 import random
@@ -18,6 +19,7 @@ from shared.errors import (
     BrokenImage,
     IllegalTransition,
     LeaseLost,
+    ModelFailed,
     NotFound,
     RecordsUnavailable,
     ReduxqError,
@@ -26,7 +28,7 @@ from shared.errors import (
 )
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
-from shared.jobs import JobRecord, ModelIdentity, Transition, Variation
+from shared.jobs import Flagged, JobRecord, ModelIdentity, Transition, Variation
 from shared.object_store import ObjectStore
 from shared.settings import Settings
 from worker.encoding import TYPES, encode
@@ -37,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 OUTAGE: Final = 20.0  #: seconds between a failed attempt and the next: a server that is away gets time to come back
 PAUSE: Final = 1.0  #: seconds before a finished job's record is written again when its server does not answer
+
+Score = Callable[[list[Picture]], list[float]]  #: tells of each picture, 0 ... 1, how sure it is that it is not safe
 
 
 class Stopwatch:
@@ -56,11 +60,12 @@ class Runner:
     """Runs jobs, each in the thread that calls :meth:`run`.
 
     Args:
-        settings: The operator's prefix and limit of failed attempts.
+        settings: The operator's prefix, limit of failed attempts and safety threshold.
         update: Changes a stored record by a transition.
         keeper: Keeps claimed jobs' leases renewed.
         objects: Where sources and variations are.
         engine: Makes the variations.
+        score: The safety checker.
         model: What the record says about the weights.
     """
 
@@ -72,14 +77,17 @@ class Runner:
         keeper: LeaseKeeper,
         objects: ObjectStore,
         engine: Engine,
+        score: Score,
         model: ModelIdentity,
     ) -> None:
         self._prefix = settings.storage.prefix
         self._limit = settings.jobs.max_failed_attempts
+        self._threshold = settings.model.safety_threshold
         self._update = update
         self._keeper = keeper
         self._objects = objects
         self._engine = engine
+        self._score = score
         self._model = model
 
     def run(self, job_id: JobId) -> JobRecord | None:
@@ -137,13 +145,18 @@ class Runner:
         watch.lap("sourceSeconds")
         pictures = self._engine.vary(source, record.parameters.recipe, lease)
         watch.lap("modelSeconds")
-        variations = self._store(record, pictures, lease)
+        flagged, model = tuple[Flagged, ...](), self._model.model_copy(update={"safety_checker": None})
+        if not record.parameters.disable_safety_checker:
+            flagged, model = self._flag(record.parameters.seeds, pictures), self._model
+            watch.lap("safetySeconds")
+        variations = self._store(record, pictures, flagged, lease)
         watch.lap("storeSeconds")
         return partial(
-            jobs.succeed,
+            jobs.finish,
             attempt=record.attempt,
             variations=variations,
-            model=self._model,
+            flagged=flagged,
+            model=model,
             timings=watch.timings,
             now=datetime.now(UTC),
         )
@@ -156,12 +169,26 @@ class Runner:
         except BrokenImage as error:
             raise SourceUnusable(f"the source {key}: {error.message}") from error
 
-    def _store(self, record: JobRecord, pictures: list[Picture], lease: Lease) -> tuple[Variation, ...]:
-        """Store every picture, or none."""
+    def _flag(self, seeds: tuple[int, ...], pictures: list[Picture]) -> tuple[Flagged, ...]:
+        """Return what must be withheld; a checker that fails ends the job, so that nothing goes out unchecked."""
+        try:
+            scored = list(zip(seeds, self._score(pictures), strict=True))
+        except Exception as error:
+            log.exception("the safety checker failed")
+            raise ModelFailed(f"The safety checker failed. {type(error).__name__}: {error}") from error
+        return tuple(Flagged(seed=seed, score=round(score, 4)) for seed, score in scored if score >= self._threshold)
+
+    def _store(
+        self, record: JobRecord, pictures: list[Picture], flagged: tuple[Flagged, ...], lease: Lease
+    ) -> tuple[Variation, ...]:
+        """Store every picture that is not flagged, or none."""
         parameters, stored = record.parameters, list[Variation]()
+        withheld = {variation.seed for variation in flagged}
         content_type = TYPES[parameters.output_format].value
         try:
             for key, seed, picture in zip(record.planned_keys, parameters.seeds, pictures, strict=True):
+                if seed in withheld:
+                    continue
                 lease.check()
                 data = encode(picture, parameters.output_format, parameters.output_quality)
                 self._objects.put(key, data, content_type)

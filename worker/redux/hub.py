@@ -50,7 +50,7 @@ def _meaning(error: Exception, place: str) -> str:
     if any(isinstance(link, LocalEntryNotFoundError | ConnectionError | TransportError) for link in chain):
         return "it is not on this machine, and the hub cannot be reached; run `reduxq model pull` where it can"
     if any(isinstance(link, EntryNotFoundError) for link in chain):
-        return "the repository lacks a file; check that the id names a diffusers repository"
+        return "the repository lacks a file; check that the id names the right one"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{reason} (run `reduxq model pull` to fetch it again)"
 

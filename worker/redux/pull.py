@@ -13,11 +13,13 @@ from worker.redux.hub import FAILURES, unavailable
 
 BASE: Final = "black-forest-labs/FLUX.1-dev"
 REDUX: Final = "black-forest-labs/FLUX.1-Redux-dev"
+SAFETY_CHECKER: Final = "Falconsai/nsfw_image_detection"
 
-#: The folders that ``worker.redux.weights`` loads; text encoders and single-file checkpoints would double the volume.
-_FOLDERS: Final = {
-    "base": ("transformer", "vae", "scheduler"),
-    "redux": ("image_encoder", "image_embedder", "feature_extractor"),
+#: What the worker loads, by setting; text encoders and single-file checkpoints would double the volume.
+_PATTERNS: Final = {
+    "base": ("transformer/*", "vae/*", "scheduler/*"),
+    "redux": ("image_encoder/*", "image_embedder/*", "feature_extractor/*"),
+    "safety_checker": ("config.json", "preprocessor_config.json", "model*.safetensors*"),
 }
 
 _NOTICE: Final = """\
@@ -27,12 +29,12 @@ and at https://huggingface.co/{redux},
 then set HF_TOKEN to a token of that account, or log in with `hf auth login`."""
 
 
-def pull(repository: str, folders: Iterable[str], into: Path | None = None) -> Path:
-    """Fetch ``folders`` of a hub repository, going on where an earlier pull was cut off.
+def pull(repository: str, patterns: Iterable[str], into: Path | None = None) -> Path:
+    """Fetch files of a hub repository, going on where an earlier pull was cut off.
 
     Args:
         repository: Hub id.
-        folders: Its subfolders.
+        patterns: Which files, with ``*`` for any characters; its index and licence come too.
         into: Folder to put them in; without it they go into the hub's own cache.
 
     Returns:
@@ -41,25 +43,28 @@ def pull(repository: str, folders: Iterable[str], into: Path | None = None) -> P
     Raises:
         ModelUnavailable: If the hub refuses, does not know the repository, or cannot be reached.
     """
-    patterns = ["model_index.json", "LICENSE*", *(f"{folder}/*" for folder in folders)]
     try:
-        return Path(snapshot_download(repository, local_dir=into, allow_patterns=patterns))
+        allowed = ["model_index.json", "LICENSE*", *patterns]
+        return Path(snapshot_download(repository, local_dir=into, allow_patterns=allowed))
     except FAILURES as error:
         raise unavailable(error, wanted="the model", place=repository) from error
 
 
 def main() -> None:
-    """Fetch both repositories, then print the settings that use them."""
+    """Fetch the three repositories, then print the settings that use them."""
     parser = argparse.ArgumentParser(description="Fetch the weights of FLUX.1 Redux, about 25 GB.")
     parser.add_argument("--base", default=BASE, metavar="ID", help="hub id of the base model (%(default)s)")
     parser.add_argument("--redux", default=REDUX, metavar="ID", help="hub id of the Redux adapter (%(default)s)")
-    parser.add_argument("--into", type=Path, metavar="DIR", help="put them in DIR/base, DIR/redux (the hub's cache)")
+    parser.add_argument(
+        "--safety-checker", default=SAFETY_CHECKER, metavar="ID", help="hub id of the safety checker (%(default)s)"
+    )
+    parser.add_argument("--into", type=Path, metavar="DIR", help="put them in DIR/base and so on (the hub's cache)")
     chosen = parser.parse_args()
     sys.stderr.write(_NOTICE.format(base=chosen.base, redux=chosen.redux) + "\n")
     try:
         places = {
-            part: pull(getattr(chosen, part), folders, chosen.into and chosen.into / part)
-            for part, folders in _FOLDERS.items()
+            part: pull(getattr(chosen, part), patterns, chosen.into and chosen.into / part)
+            for part, patterns in _PATTERNS.items()
         }
     except ModelUnavailable as error:
         sys.exit(error.message)

@@ -18,8 +18,9 @@ import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from torch import Tensor
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipVisionConfig, SiglipVisionModel, ViTConfig, ViTForImageClassification
 from transformers.models.siglip import SiglipImageProcessorPil
+from transformers.models.vit import ViTImageProcessorPil
 
 from shared.errors import Misconfigured
 from worker.redux.weights import UNTRAINED
@@ -55,13 +56,17 @@ _GAINS: Final[Mapping[str, float]] = {
     "decoder.conv_out.weight": 0.35,
     "decoder.conv_out.bias": 0,
     "proj_out.weight": 2,
+    "classifier.weight": 0.25,
 }
 _WEIGHT_GAIN: Final = 1.0
 _BIAS_GAIN: Final = 0.1
 
+#: What the safety checker's classes, normal and nsfw, start with: so far apart that no picture's weights bridge it.
+_PRESUMPTION: Final = (1.5, -1.5)
+
 
 def write_tiny(folder: Path) -> None:
-    """Write ``folder/base`` and ``folder/redux``, laid out as the hub's repositories; the same bytes every time.
+    """Write ``base``, ``redux`` and ``safety``, laid out as the hub's repositories; the same bytes every time.
 
     Takes about a second. The folder appears complete or not at all; an older tiny model there is replaced.
 
@@ -97,6 +102,10 @@ def _write(folder: Path) -> None:
     }
     _save(folder / "base", base, "FluxPipeline")
     _save(folder / "redux", redux, "FluxPriorReduxPipeline")
+    for part in (_safety_checker(generator), ViTImageProcessorPil()):
+        part.save_pretrained(folder / "safety")
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors keeps them from other users, of whom a container's may be one
 
 
 def _save(folder: Path, parts: Mapping[str, Any], pipeline: str) -> None:
@@ -106,8 +115,6 @@ def _save(folder: Path, parts: Mapping[str, Any], pipeline: str) -> None:
     libraries = {name: [_library(part), type(part).__name__] for name, part in parts.items()}
     index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **_TEXT, **libraries}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors keeps them from other users, of whom a container's may be one
 
 
 def _library(part: object) -> str:
@@ -171,6 +178,21 @@ def _image_encoder() -> SiglipVisionModel:
     )
 
 
+def _safety_checker(generator: torch.Generator) -> ViTForImageClassification:
+    """Return one that finds every picture harmless, though not equally so."""
+    config = ViTConfig(
+        hidden_size=_IMAGE_WIDTH,
+        intermediate_size=2 * _IMAGE_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        id2label={0: "normal", 1: "nsfw"},
+        label2id={"normal": 0, "nsfw": 1},
+    )
+    network = _filled(ViTForImageClassification(config), generator)
+    network.classifier.bias.data = torch.tensor(_PRESUMPTION)
+    return network
+
+
 @torch.no_grad()
 def _filled(network: Any, generator: torch.Generator) -> Any:
     for name, parameter in sorted(network.named_parameters()):
@@ -202,7 +224,7 @@ def _smooth(name: str, weight: Tensor) -> Tensor:
 def main() -> None:
     """Write the tiny model into the folder named on the command line."""
     parser = argparse.ArgumentParser(description="Write a tiny random model, laid out as FLUX.1 Redux.")
-    parser.add_argument("folder", type=Path, help="becomes FOLDER/base and FOLDER/redux")
+    parser.add_argument("folder", type=Path, help="becomes FOLDER/base, FOLDER/redux and FOLDER/safety")
     try:
         write_tiny(parser.parse_args().folder)
     except Misconfigured as error:

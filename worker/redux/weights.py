@@ -56,12 +56,12 @@ def load_weights(base: str, redux: str, *, dtype: str, device: str) -> Weights:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     weights = Weights(  # the small parts first, so that what is missing shows at once
-        scheduler=_part(FlowMatchEulerDiscreteScheduler, base, "scheduler"),
-        image_processor=_part(SiglipImageProcessorPil, redux, "feature_extractor"),
-        image_embedder=_network(ReduxImageEncoder, redux, "image_embedder", number, target),
-        image_encoder=_network(SiglipVisionModel, redux, "image_encoder", number, target),
-        vae=_network(AutoencoderKL, base, "vae", number, target),
-        transformer=_network(FluxTransformer2DModel, base, "transformer", number, target),
+        scheduler=load_part(FlowMatchEulerDiscreteScheduler, base, "scheduler"),
+        image_processor=load_part(SiglipImageProcessorPil, redux, "feature_extractor"),
+        image_embedder=load_network(ReduxImageEncoder, redux, "image_embedder", number, target),
+        image_encoder=load_network(SiglipVisionModel, redux, "image_encoder", number, target),
+        vae=load_network(AutoencoderKL, base, "vae", number, target),
+        transformer=load_network(FluxTransformer2DModel, base, "transformer", number, target),
         dtype=number,
         device=target,
     )
@@ -69,29 +69,35 @@ def load_weights(base: str, redux: str, *, dtype: str, device: str) -> Weights:
     return weights
 
 
-def _network(kind: Any, place: str, subfolder: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """Return the network ready for inference.
+def load_network(kind: Any, place: str, part: str, dtype: torch.dtype, device: torch.device, **options: Any) -> Any:
+    """Return the network ready for inference; as :func:`load_part` otherwise.
 
     Refused is one that lacks a tensor, for the loaders would fill it with random numbers, and one that is pickled,
     for a pickle can run any code.
     """
-    network, found = _part(kind, place, subfolder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    safely = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    network, found = load_part(kind, place, part, **safely, **options)
     absent = sorted(found["missing_keys"])
     if absent:
         raise ModelUnavailable(
-            f"{subfolder} at {place} lacks {len(absent)} of its tensors, {absent[0]} first; run `reduxq model pull`"
+            f"{part} at {place} lacks {len(absent)} of its tensors, {absent[0]} first; run `reduxq model pull`"
         )
     try:
         return network.eval().requires_grad_(requires_grad=False).to(device)
     except torch.OutOfMemoryError as error:
-        raise ModelUnavailable(f"{device} has too little memory for {subfolder} at {place}") from error
+        raise ModelUnavailable(f"{device} has too little memory for {part} at {place}") from error
 
 
-def _part(kind: Any, place: str, subfolder: str, **options: Any) -> Any:
+def load_part(kind: Any, place: str, part: str, **options: Any) -> Any:
+    """Return what is in the folder of a part's name, unless the options name another ``subfolder``.
+
+    Raises:
+        ModelUnavailable: If it cannot be had; the message names the part.
+    """
     try:
-        return kind.from_pretrained(place, subfolder=subfolder, **options)
+        return kind.from_pretrained(place, **{"subfolder": part, **options})
     except (*FAILURES, ValueError, RuntimeError) as error:  # the last two: tensors of the wrong shape
-        raise unavailable(error, wanted=subfolder, place=place) from error
+        raise unavailable(error, wanted=part, place=place) from error
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -22,8 +22,8 @@ class FakeHub(ThreadingHTTPServer):
         self.fetched: set[str] = set()  #: paths whose bytes were asked for
 
     def stock(self, bundle: Path) -> None:
-        """Offer what both real repositories hold, large files that nobody needs among it."""
-        for part in ("base", "redux"):
+        """Offer what the real repositories hold, large files that nobody needs among it."""
+        for part in ("base", "redux", "safety"):
             for path in (bundle / part).rglob("*.*"):
                 self.files[str(path.relative_to(bundle / part))] = path.read_bytes()
         self.files |= dict.fromkeys(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.redux.fake_hub import FakeHub, serve
 from worker.redux.model import ReduxModel
+from worker.redux.safety import SafetyChecker
 
 
 @pytest.fixture
@@ -32,18 +33,21 @@ def test_what_was_pulled_can_be_loaded(hub: FakeHub, bundle: Path, tmp_path: Pat
     assert ended.stdout.splitlines() == [
         f"REDUXQ_MODEL__BASE={tmp_path}/models/base",
         f"REDUXQ_MODEL__REDUX={tmp_path}/models/redux",
+        f"REDUXQ_MODEL__SAFETY_CHECKER={tmp_path}/models/safety_checker",
     ]
-    base, redux = (line.partition("=")[2] for line in ended.stdout.splitlines())
+    base, redux, safety_checker = (line.partition("=")[2] for line in ended.stdout.splitlines())
     ReduxModel.load(base, redux, dtype="float32", device="cpu")
+    SafetyChecker.load(safety_checker)
 
 
 def test_the_hubs_own_cache_is_used_unless_a_folder_is_named(hub: FakeHub, bundle: Path, tmp_path: Path) -> None:
     hub.stock(bundle)
     ended = pull(hub.url, tmp_path)
     assert ended.returncode == 0, ended.stderr
-    base, redux = (line.partition("=")[2] for line in ended.stdout.splitlines())
+    base, redux, safety_checker = (line.partition("=")[2] for line in ended.stdout.splitlines())
     assert Path(base).is_relative_to(tmp_path)
     ReduxModel.load(base, redux, dtype="float32", device="cpu")
+    SafetyChecker.load(safety_checker)
 
 
 def test_only_what_is_loaded_is_fetched_with_the_licence(hub: FakeHub, bundle: Path, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ LAYOUT = {
     "redux/image_encoder/config.json",
     "redux/image_encoder/model.safetensors",
     "redux/model_index.json",
+    "safety/config.json",
+    "safety/model.safetensors",
+    "safety/preprocessor_config.json",
 }
 
 

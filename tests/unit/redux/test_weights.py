@@ -2,38 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from shared.errors import ModelUnavailable
-from tests.unit.redux.fake_hub import FakeHub, serve
+from tests.unit.redux.fake_hub import FakeHub
 from worker.redux.weights import Weights, load_weights
 
 #: diffusers 0.42.1 hands the hub's client an argument that it no longer knows.
 DIFFUSERS_WARNS = pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument is deprecated")
-
-
-@pytest.fixture
-def copy(bundle: Path, tmp_path: Path) -> Path:
-    """Return a tiny model to break."""
-    return Path(shutil.copytree(bundle, tmp_path / "copy"))
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with serve() as hub:
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-        yield hub
 
 
 def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Weights:
