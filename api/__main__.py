@@ -1,37 +1,7 @@
-"""``python -m api``: the submission API."""
-
-import signal
-from types import FrameType
-
-import uvicorn
-from fastapi import FastAPI
-
-from api.app import create_app
-from shared.settings import Settings
-from shared.startup import start
-
-
-class Server(uvicorn.Server):
-    """Uvicorn that lets blocked callers go before it waits for their connections to end."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
-        super().__init__(config)
-        self._app = app
-
-    def handle_exit(self, sig: int, _: FrameType | None) -> None:
-        if services := getattr(self._app.state, "services", None):
-            services.completions.close()
-        # Not uvicorn's own: it raises the signal again when all is done, and the exit code would tell of a failure.
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-
-
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM."""
-    app = create_app(settings)
-    host, port = settings.api.host, settings.api.port
-    Server(uvicorn.Config(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=10), app).run()
-
+"""``python -m api``: the submission API. The decoding processes load this file too, so it loads nothing for them."""
 
 if __name__ == "__main__":
+    from api.server import serve
+    from shared.startup import start
+
     start("api", serve)

@@ -4,18 +4,23 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
-from api import health, onemin, problems
+from api import health, onemin, onemin_web, openai, openapi, problems
 from api.middleware import BodyLimit, RequestId
 from api.services import Services
 from api.waiting import BLOCK, Completions
+from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
 from shared.programs import connect_async
 from shared.settings import Settings
+
+FETCHES: Final = 16  #: images fetched from elsewhere at the same time
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -33,7 +38,9 @@ def create_app(settings: Settings) -> FastAPI:
                 jobs=JobStore(settings.jobs.lease_seconds),
                 objects=ObjectStore(settings.storage),
                 completions=completions,
+                egress=Egress(settings.egress),
                 decoders=CapacityLimiter(os.cpu_count() or 1),
+                fetchers=CapacityLimiter(FETCHES),
             )
             follower = asyncio.create_task(completions.follow())
             yield
@@ -41,10 +48,16 @@ def create_app(settings: Settings) -> FastAPI:
             with suppress(asyncio.CancelledError):
                 await follower
 
-    app = FastAPI(title="reduxq", lifespan=lifespan, docs_url=None, redoc_url=None)  # their pages load foreign scripts
+    app = FastAPIOffline(
+        title="reduxq", lifespan=lifespan, redoc_url=None, generate_unique_id_function=openapi.operation_id
+    )
     app.add_middleware(BodyLimit, max_upload_bytes=settings.api.max_upload_bytes)
     app.add_middleware(RequestId)
     problems.add_handlers(app)
     app.include_router(onemin.router)
+    onemin.add_links(app, settings.storage.prefix)
+    app.include_router(onemin_web.router)
+    app.include_router(openai.router)
     app.include_router(health.router)
+    openapi.describe(app.openapi(), settings.api.openai_models)
     return app

@@ -1,23 +1,34 @@
-"""Who calls: the key in one of three headers."""
+"""Who calls: the key in one of three headers, and not too often."""
 
+from typing import Annotated
+
+from fastapi import Depends
 from starlette.requests import Request
 
 from api.services import services_of
 from shared.errors import Unauthorized
 from shared.keys import ApiKey, check_key
+from shared.limits import count_request
 
 
 async def authenticate(request: Request) -> ApiKey:
     """Return the caller's key.
 
     Raises:
-        Unauthorized: If there is none, or it is wrong or revoked.
+        Unauthorized: If there is none, or it is wrong, revoked or expired.
+        TooManyRequests: If it asks too often.
     """
     headers = request.headers
     sent = headers.get("api-key") or _bearer(headers.get("authorization")) or _bearer(headers.get("x-auth-token"))
     if not sent:
         raise Unauthorized("The API key is missing; send it in the header API-KEY or as Authorization: Bearer <key>")
-    return await services_of(request).run(check_key(sent))
+    services = services_of(request)
+    key = await services.run(check_key(sent))
+    await services.run(count_request(key.id, services.settings.teams.requests_per_minute))
+    return key
+
+
+Caller = Annotated[ApiKey, Depends(authenticate)]
 
 
 def _bearer(header: str | None) -> str | None:

@@ -1,6 +1,7 @@
-"""What happens around every request: its id, and the limit of its body."""
+"""What happens around every request: its id, its line in the log, the limit of its body."""
 
 import re
+import time
 from typing import Final
 from uuid import uuid4
 
@@ -13,13 +14,12 @@ from shared.errors import UploadTooLarge
 log = structlog.get_logger(__name__)
 
 REQUEST_ID: Final = re.compile(r"[\w.-]{1,128}", re.ASCII)
-UPLOADS: Final = frozenset({"/api/assets"})  #: paths that take an image; all others take JSON
 MAX_JSON_BYTES: Final = 1_000_000
 MULTIPART_OVERHEAD: Final = 100_000  #: bytes beside the file: boundaries, part headers, small fields
 
 
 class RequestId:
-    """Gives every request an id, the caller's own if it sent one, and tells it in ``x-request-id`` and the log."""
+    """Gives every request an id, the caller's own if it sent one, and tells it in ``x-request-id`` and one log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,9 +32,14 @@ class RequestId:
         request_id = sent if REQUEST_ID.fullmatch(sent) else str(uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
 
+        began = time.monotonic()
+
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+                seconds, status = round(time.monotonic() - began, 3), int(message["status"])
+                # Never the query: it may be a presigned link's, which opens without a key.
+                log.info("answered", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request=request_id):
@@ -56,10 +61,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
         allowed = limit = MAX_JSON_BYTES
-        if scope["path"] in UPLOADS:
+        if headers.get("content-type", "").startswith("multipart/form-data"):
             allowed, limit = self._max_upload_bytes, self._max_upload_bytes + MULTIPART_OVERHEAD
-        length = Headers(scope=scope).get("content-length", "")
+        length = headers.get("content-length", "")
         promised, received = int(length) if length.isdecimal() else 0, 0
 
         async def receive_counted() -> Message:

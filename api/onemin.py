@@ -1,65 +1,50 @@
-"""The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its results."""
+"""The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR``, its results and its list of models."""
 
 import json
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, FastAPI, Request
 from pydantic_core import from_json
-from starlette.datastructures import UploadFile
+from starlette.responses import RedirectResponse
 
-from api.auth import authenticate
+from api.auth import Caller, authenticate
+from api.deletion import delete_asset, delete_result
 from api.onemin_requests import parse_submission
-from api.onemin_view import ai_record, asset_answer
-from api.services import Services, services_of
+from api.onemin_view import ai_record, asset_answer, catalog, instant
+from api.repeats import once_of
+from api.services import Services, Tools, services_of
 from api.submission import report, submit
-from api.uploads import store_upload
-from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
-from shared.ids import JobId
+from api.uploads import Upload, find_asset, form_with, named_source, receive, store
+from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, UnsupportedMediaType
+from shared.idempotency import fingerprint
+from shared.ids import AssetKey, JobId
 from shared.keys import ApiKey
 from shared.teams import get_user
 
-router = APIRouter(prefix="/api", tags=["1min.ai"])
-Caller = Annotated[ApiKey, Depends(authenticate)]
-Tools = Annotated[Services, Depends(services_of)]
-MULTIPART = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["asset"],
-                    "properties": {"asset": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+router = APIRouter(tags=["1min.ai"])
 
 
-@router.post("/assets", openapi_extra=MULTIPART)
+@router.post("/api/assets")
 async def create_asset(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
     """Store the image in the multipart field ``asset``."""
-    async with request.form(max_files=1) as form:
-        file = form.get("asset")
-        if not isinstance(file, UploadFile):
-            raise InvalidRequest("asset: is required and missing; send one image as a multipart file field 'asset'")
-        return asset_answer(await store_upload(services, caller, file), services.objects)
+    return await keep_form(request, caller, services)
 
 
-@router.post("/features")
+@router.delete("/api/assets/{key:path}")
+async def remove_asset(key: str, caller: Caller, services: Tools) -> dict[str, Any]:
+    """Delete an uploaded image; its key stays taken."""
+    asset = await delete_asset(services, caller, AssetKey(key))
+    return {"asset": {"key": asset.key, "deletedAt": asset.deleted_at and instant(asset.deleted_at)}}
+
+
+@router.post("/api/features")
 async def create_feature(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
-    draft = parse_submission(await _json(request), request.state.request_id)
-    user = await services.run(get_user(caller.user_id))
-    found = await submit(services, caller, draft)
-    with suppress(RecordsUnavailable):
-        user = await services.run(get_user(caller.user_id))  # what the job cost is counted by now
-    return ai_record(found, user, services.objects)
+    return await vary(request, caller, services, await json_body(request))
 
 
-@router.get("/results/{uuid}")
+@router.get("/api/results/{uuid}")
 async def read_result(uuid: str, caller: Caller, services: Tools) -> dict[str, Any]:
     """Return a job's record; an unknown one is null, as the original answers."""
     try:
@@ -69,7 +54,67 @@ async def read_result(uuid: str, caller: Caller, services: Tools) -> dict[str, A
     return ai_record(found, await services.run(get_user(found.record.user_id)), services.objects)
 
 
-async def _json(request: Request) -> Any:
+@router.delete("/api/results/{uuid}")
+async def remove_result(uuid: str, caller: Caller, services: Tools) -> dict[str, Any]:
+    """Delete a job's variations, cancel it if it has not ended, and return what is left of its record."""
+    await delete_result(services, caller, JobId(uuid))
+    return await read_result(uuid, caller, services)
+
+
+@router.get("/models")
+async def list_models(services: Tools, feature: str = "IMAGE_VARIATOR") -> dict[str, Any]:
+    """List the models that have a feature, with their prices; needs no key."""
+    return {"models": catalog(services.settings.teams.credits_per_usd) if feature == "IMAGE_VARIATOR" else []}
+
+
+def add_links(app: FastAPI, prefix: str) -> None:
+    """Make ``GET /<key>`` lead to the image, for its owner's key or with a presigned link's query."""
+
+    async def read_image(request: Request, name: str) -> RedirectResponse:
+        """Lead to an image, for its owner's key or with a presigned link's query."""
+        services, key = services_of(request), AssetKey(f"{prefix}images/{name}")
+        if "X-Amz-Signature" in request.query_params:  # the storage itself checks it
+            return RedirectResponse(f"{services.objects.location(key)}?{request.url.query}")
+        if await find_asset(services, await authenticate(request), key) is None:
+            raise NotFound(f"there is no image {key!r}")
+        return RedirectResponse(services.objects.sign(key))
+
+    app.add_api_route(f"/{prefix}images/{{name}}", read_image, methods=["GET"], tags=["1min.ai"])
+
+
+async def keep_form(request: Request, caller: ApiKey, services: Services) -> dict[str, Any]:
+    """Store the image in the form's field ``asset`` and describe it."""
+    async with form_with(request, "asset") as (_, file):
+        return await keep(request, caller, services, await receive(services, file, "asset"))
+
+
+async def keep(request: Request, caller: ApiKey, services: Services, upload: Upload) -> dict[str, Any]:
+    """Store an image and describe it."""
+    once = once_of(request, caller, fingerprint("assets", upload.name, upload.digest))
+    return asset_answer(await store(services, caller, upload, once), services.objects)
+
+
+async def vary(request: Request, caller: ApiKey, services: Services, body: Any) -> dict[str, Any]:
+    """Answer an ``IMAGE_VARIATOR`` body with its job's record."""
+    draft, reference = parse_submission(body, request.state.request_id, services.settings.api.wait_seconds)
+    user = await services.run(get_user(caller.user_id))
+    source = named_source(services, caller, reference, "promptObject.imageUrl")
+    found = await submit(services, caller, draft, source, once_of(request, caller, fingerprint("features", body)))
+    with suppress(RecordsUnavailable):
+        user = await services.run(get_user(caller.user_id))  # what the job cost is counted by now
+    return ai_record(found, user, services.objects)
+
+
+async def json_body(request: Request) -> Any:
+    """Return the decoded body.
+
+    Raises:
+        UnsupportedMediaType: If it is said to be something other than JSON.
+        InvalidRequest: If it is not JSON.
+    """
+    sent = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if sent != "application/json" and not sent.endswith("+json"):
+        raise UnsupportedMediaType(f"the body must be application/json, not {sent}")
     body = await request.body()
     try:
         decoded = from_json(body, allow_inf_nan=False)

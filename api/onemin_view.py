@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
-from api.uploads import Upload
+from api.onemin_requests import MODEL, TYPE
+from api.uploads import Stored
+from shared.cost import USD_PER_VARIATION
 from shared.images import ImageType
 from shared.job_store import Report
 from shared.jobs import JobRecord, JobStatus
@@ -56,12 +58,12 @@ def _team_user(user: TeamUser) -> dict[str, Any]:
         "userName": user.user_name,
         "userAvatar": None,
         "status": "ACTIVE",
-        "role": "ADMIN",
+        "role": user.role,
         "creditLimit": user.credit_limit,
         "usedCredit": user.used_credit,
         "createdAt": instant(user.created_at),
         "createdBy": "SYSTEM",
-        "updatedAt": instant(user.created_at),
+        "updatedAt": instant(user.updated_at),
         "updatedBy": "SYSTEM",
     }
 
@@ -77,16 +79,25 @@ def _additional_data(report: Report, urls: list[str]) -> dict[str, Any]:
     return {
         "temporaryUrls": urls,
         "seeds": record.parameters.seeds,
-        "flagged": [],
-        "safetyChecker": "none",
+        "flagged": [flagged.model_dump() for flagged in record.flagged],
+        "safetyChecker": _safety_checker(record),
         "attempt": record.attempt,
         "queuePosition": report.queue_position,
         "progress": report.progress._asdict() if report.progress else None,
-        "price": record.parameters.price,
+        "price": {"credits": record.price, "charged": record.charged, "usd": float(record.parameters.usd)},
         "timings": _timings(record),
         "model": record.model.model_dump() if record.model else None,
         "requestId": record.echo.request_id,
+        "user": record.echo.end_user,
+        "deletedAt": instant(record.erased_at) if record.erased_at else None,
     }
+
+
+def _safety_checker(record: JobRecord) -> str | None:
+    """Return who checked the variations; None before anybody did."""
+    if record.parameters.disable_safety_checker:
+        return "disabled"
+    return record.model.safety_checker if record.model else None
 
 
 def _timings(record: JobRecord) -> dict[str, float]:
@@ -99,7 +110,25 @@ def _timings(record: JobRecord) -> dict[str, float]:
     return timings
 
 
-def asset_answer(upload: Upload, objects: ObjectStore) -> dict[str, Any]:
+def catalog(credits_per_usd: int) -> list[dict[str, Any]]:
+    """Return the models that there are: one."""
+    price = {
+        "formula": "$0.012 x (width / 1024) x (height / 1024) x (num_inference_steps / 25) for each variation",
+        "usd": float(USD_PER_VARIATION),
+        "creditsPerUsd": credits_per_usd,
+    }
+    model = {
+        "modelId": MODEL,
+        "name": "FLUX.1 Redux [dev]",
+        "provider": "black-forest-labs",
+        "features": [TYPE],
+        "creditMetadata": {TYPE: price},
+        "modality": {"INPUT": ["image"], "OUTPUT": ["image"]},
+    }
+    return [model]
+
+
+def asset_answer(upload: Stored, objects: ObjectStore) -> dict[str, Any]:
     """Return all fields that the Asset API's known clients read, each from its own place."""
     asset, content_type = upload.asset, upload.asset.content_type
     return {

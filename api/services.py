@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import redis.asyncio
 from anyio import CapacityLimiter, to_thread
+from fastapi import Depends
 from starlette.requests import Request
 
 from api.waiting import Completions
+from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, run_async
@@ -23,7 +26,9 @@ class Services:
     jobs: JobStore
     objects: ObjectStore
     completions: Completions
+    egress: Egress
     decoders: CapacityLimiter  #: images decoded at the same time
+    fetchers: CapacityLimiter  #: images fetched at the same time; slow ones must not keep the storage's threads
 
     async def run(self, program: Program[T]) -> T:
         """Run a store operation."""
@@ -38,3 +43,6 @@ def services_of(request: Request) -> Services:
     """Return the services of the application that serves this request."""
     services: Services = request.app.state.services
     return services
+
+
+Tools = Annotated[Services, Depends(services_of)]

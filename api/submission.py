@@ -1,16 +1,19 @@
 """The life of a submission, the same for every facade: what was asked becomes an accepted job."""
 
 import secrets
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from api.services import Services
-from api.uploads import require_source
-from shared.errors import NotFound, RecordsUnavailable
-from shared.ids import JobId
+from shared import idempotency
+from shared.cost import in_credits
+from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
+from shared.idempotency import Once
+from shared.ids import AssetKey, JobId
 from shared.job_store import Report
 from shared.jobs import SEEDS, Echo, JobRecord, Parameters
 from shared.keys import ApiKey
@@ -20,41 +23,35 @@ from shared.keys import ApiKey
 class Draft:
     """A checked request, in our own words."""
 
-    source: str  #: asset key, location or presigned link
-    source_field: str  #: what the facade calls it
     parameters: dict[str, Any]  #: of :class:`Parameters`, without source; a missing seed is drawn
     echo: Echo
-    wait: bool  #: the caller waits for the end
+    wait: timedelta | None = None  #: how long the caller waits for the end; None: not at all
 
 
-async def submit(services: Services, caller: ApiKey, draft: Draft) -> Report:
-    """Accept a job, and wait for its end if the caller does.
+Source = AbstractAsyncContextManager[AssetKey]  #: entered, it gives the source's key; left by a refusal, it undoes that
+
+
+async def submit(services: Services, caller: ApiKey, draft: Draft, source: Source, once: Once | None) -> Report:
+    """Accept a job, or find the one that the same request made earlier, and wait for its end if the caller does.
 
     Once the job is accepted this returns its record, whatever happens to the servers: an error would make the client
     ask, and pay, twice.
 
     Raises:
-        InvalidRequest: If the source is no image of the caller's team.
+        InvalidRequest: If the source is no image of the caller's team, or the Idempotency-Key was used otherwise.
+        InsufficientCredits, TooManyRequests: If the team may not have one more job.
         RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
-    source = await require_source(services, caller, draft.source, draft.source_field)
-    seed = draft.parameters.get("seed")
-    chosen = {**draft.parameters, "source": source, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
-    record = JobRecord(
-        id=JobId(str(uuid4())),
-        team_id=caller.team_id,
-        user_id=caller.user_id,
-        parameters=Parameters(**chosen),
-        echo=draft.echo,
-        created_at=datetime.now(UTC),
-    )
-    await services.run(services.jobs.accept(record))
+    earlier = await services.run(idempotency.find(once))
+    record = None if earlier else await _accept(services, caller, draft, source, once)
+    job_id = record.id if record else JobId(str(earlier))
     try:
         if draft.wait:
-            ended = partial(_has_ended, services, record.id)
-            await services.completions.wait(record.id, ended, services.settings.api.wait_seconds)
-        return await report(services, caller, record.id)
+            await services.completions.wait(job_id, partial(_has_ended, services, job_id), draft.wait)
+        return await report(services, caller, job_id)
     except RecordsUnavailable:
+        if record is None:
+            raise
         return Report(record, progress=None, queue_position=None)
 
 
@@ -68,6 +65,27 @@ async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
     if found is None or found.record.team_id != caller.team_id:
         raise NotFound(f"there is no job {job_id}")
     return found
+
+
+async def _accept(services: Services, caller: ApiKey, draft: Draft, source: Source, once: Once | None) -> JobRecord:
+    if draft.parameters.get("disable_safety_checker") and not services.settings.api.allow_unchecked:
+        what = "must be false: this service checks every variation"
+        raise InvalidRequest.of("disable_safety_checker", what, value=True)
+    async with source as key:
+        seed = draft.parameters.get("seed")
+        chosen = {**draft.parameters, "source": key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
+        parameters, rules = Parameters(**chosen), services.settings.teams
+        record = JobRecord(
+            id=JobId(str(uuid4())),
+            team_id=caller.team_id,
+            user_id=caller.user_id,
+            parameters=parameters,
+            echo=draft.echo,
+            price=in_credits(parameters.usd, rules.credits_per_usd),
+            created_at=datetime.now(UTC),
+        )
+        job_id = await services.run(services.jobs.accept(record, open_jobs=rules.open_jobs, once=once))
+    return record.model_copy(update={"id": job_id})
 
 
 async def _has_ended(services: Services, job_id: JobId) -> bool:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ import redis
 from shared.errors import NotFound, RecordsUnavailable
 from shared.ids import AssetKey, JobId
 from shared.job_store import COMPLETIONS, JobStore
-from shared.jobs import JobRecord, JobStatus
+from shared.jobs import JobRecord, JobStatus, cancel
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from tests import servers
-from tests.samples import encoded, picture, record
+from tests.samples import PRICE, encoded, fund, picture, record
 from tests.servers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 STORE = JobStore(timedelta(seconds=2))
 CHAOS = 60.0  #: seconds
+CREDIT = 10**9
 WORKER, DISPATCHER = "tests.paced_worker", "api.dispatcher"
 
 
@@ -44,6 +46,7 @@ class Town:
         self._valkey = living.enter_context(ExitStack())
         self.url = self._valkey.enter_context(servers.valkey(folder / "valkey", port=self.port))
         self.records = living.enter_context(connect(self.url))
+        fund(self.records, CREDIT, CREDIT)
         self.broker: redis.Redis = living.enter_context(connect(f"{self.url}/1"))
         self._environment = servers.settings_for(self.url, storage) | {
             "REDUXQ_JOBS__LEASE_SECONDS": "2",
@@ -106,6 +109,8 @@ def test_no_accepted_job_is_lost_and_none_is_published_twice(town: Town) -> None
             with suppress(RecordsUnavailable):
                 run(town.records, STORE.accept(job))
                 accepted.append(job.id)
+        with suppress(RecordsUnavailable):
+            run(town.records, STORE.update(random.choice(accepted), partial(cancel, now=datetime.now(UTC))))
         time.sleep(random.random())
         random.choice(harms)()
     assert len(accepted) > 100
@@ -115,11 +120,16 @@ def test_no_accepted_job_is_lost_and_none_is_published_twice(town: Town) -> None
         return [job for job in found if job and job.finished]
 
     wait_until(lambda: len(ended()) == len(accepted), 120)
-    assert {job.status for job in ended()} == {JobStatus.SUCCEEDED}
+    assert {job.status for job in ended()} == {JobStatus.SUCCEEDED, JobStatus.CANCELED}
     told: Any = town.records.xrange(COMPLETIONS)
     times = Counter(fields["id"] for _, fields in told)
     assert set(accepted) <= set(times)  # one whose acceptance was not told, for the server died, may be among them
     assert set(times.values()) == {1}
+    all_told = (run(town.records, STORE.get(JobId(job_id))) for job_id in times)
+    charged = [job.charged for job in all_told if job]
+    assert set(charged) == {0, PRICE}
+    assert town.records.hget("team:team", "credit") == str(CREDIT - sum(charged))
+    assert town.records.hget("user:user", "credit_left") == str(CREDIT - sum(charged))
     for job in ended():
         assert all(is_there(town.objects, variation.key) for variation in job.variations)
     # Nothing died but what was killed.

@@ -20,15 +20,15 @@ import redis
 from shared import dispatch_store
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import JobStatus, succeed
+from shared.jobs import JobStatus, finish
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.queue import QUEUE
 from tests import servers
-from tests.integration.conftest import feature, upload
-from tests.samples import MODEL, NOW, encoded, picture, record, start, variations_of
+from tests.samples import MODEL, NOW, encoded, fund, picture, record, start, variations_of
 from tests.servers import wait_until
+from tests.stack import feature, upload
 
 STORE = JobStore(timedelta(seconds=1))
 
@@ -88,6 +88,7 @@ def test_a_blocking_call_whose_time_runs_out_gets_the_processing_record(client: 
 def test_an_accepted_job_survives_the_death_of_the_records_server(tmp_path: Path) -> None:
     jobs = [record() for _ in range(50)]
     with servers.valkey(tmp_path) as url, connect(url) as records:
+        fund(records)
         for job in jobs:
             run(records, STORE.accept(job))
         os.kill(_pid(records), signal.SIGKILL)
@@ -184,6 +185,7 @@ def test_a_second_dispatcher_takes_over_when_the_first_is_killed(tmp_path: Path,
         connect(f"{valkey}/1") as broker,
         servers.process(command, tmp_path / "1.log", environment) as first,
     ):
+        fund(records)
         wait_until(lambda: run(records, dispatch_store.leader()))
         with servers.process(command, tmp_path / "2.log", environment):
             run(records, dispatch_store.announce_worker("one", 2, timedelta(minutes=1)))
@@ -231,6 +233,6 @@ def test_a_blocked_caller_gets_its_job_although_the_records_server_was_restarted
         assert not blocked.done()
         with servers.valkey(folder, port=port) as url, connect(url) as records:
             job = run(records, STORE.update(job_id, start))
-            done = partial(succeed, attempt=1, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
+            done = partial(finish, attempt=1, variations=variations_of(job), model=MODEL, timings={}, now=NOW)
             run(records, STORE.update(job_id, done))
             assert blocked.result(10)["status"] == "SUCCESS"

@@ -10,9 +10,9 @@ from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.programs import run
 from shared.settings import Settings
-from tests.integration.conftest import Stack, feature, result, upload, wait_for
-from tests.samples import encoded, picture, record, start
+from tests.samples import encoded, fund, picture, record, start
 from tests.servers import wait_until
+from tests.stack import Stack, feature, result, upload, wait_for
 
 
 def publish_again(stack: Stack, uuid: str) -> None:
@@ -68,6 +68,7 @@ def test_a_job_that_the_dispatcher_gave_up_is_a_task_that_failed(stack: Stack) -
     lost = start(record()).model_copy(update={"failed_attempts": 2})
     store = JobStore(Settings().jobs.lease_seconds)
     with stack.records() as records:
+        fund(records)
         run(records, store.accept(lost))
         wait_until(lambda: stack.flower_state(lost.id) == "FAILURE")
         ended = run(records, store.get(lost.id))

@@ -9,7 +9,7 @@ HEAVY = {"torch", "diffusers", "transformers"}
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("api.__main__", HEAVY | {"worker", "celery"}),
+        ("api.server", HEAVY | {"worker", "celery"}),
         ("api.dispatcher", HEAVY | {"worker", "fastapi"}),
         ("worker.app", HEAVY | {"api", "fastapi"}),
         ("worker.runner", HEAVY | {"api", "celery"}),

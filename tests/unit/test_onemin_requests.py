@@ -1,4 +1,5 @@
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,19 +12,21 @@ from shared.errors import InvalidRequest, UnsupportedModel
 from shared.jobs import OutputFormat
 from shared.sizes import AspectRatio, Megapixels
 
+WAIT = timedelta(seconds=50)
+
 
 def body(**prompt: Any) -> dict[str, Any]:
     return {"type": "IMAGE_VARIATOR", "model": MODEL, "promptObject": {"imageUrl": "images/cat.png", **prompt}}
 
 
 def parse(sent: Any) -> Draft:
-    return parse_submission(sent, "request-1")
+    return parse_submission(sent, "request-1", WAIT)[0]
 
 
 def test_what_is_left_open_gets_the_published_defaults() -> None:
-    draft = parse(body())
-    assert draft.source == "images/cat.png"
-    assert draft.wait
+    draft, source = parse_submission(body(), "request-1", WAIT)
+    assert source == "images/cat.png"
+    assert draft.wait == WAIT
     assert draft.parameters == {
         "aspect_ratio": AspectRatio.STANDARD,
         "num_outputs": 1,
@@ -58,6 +61,32 @@ def test_what_is_left_open_gets_the_published_defaults() -> None:
 )
 def test_numbers_may_come_as_strings_and_nulls_mean_the_default(name: str, sent: object, meant: object) -> None:
     assert parse(body(**{name: sent})).parameters[name] == meant
+
+
+@pytest.mark.parametrize(
+    ("prompt", "source", "num_outputs"),
+    [
+        ({"imageList": ["a", "b"], "numImages": "2"}, "a", 2),
+        ({"redux_image": "a", "num_images": 3}, "a", 3),
+        ({"image_url": "a", "n": 4}, "a", 4),
+        ({"image_url": "a", "imageUrl": "b", "n": 4, "num_outputs": 2}, "b", 2),
+    ],
+)
+def test_what_other_clients_call_a_parameter_is_understood(
+    prompt: dict[str, Any], source: str, num_outputs: int
+) -> None:
+    sent = {"type": "IMAGE_VARIATOR", "model": MODEL, "promptObject": prompt | {"output_format": "jpeg"}}
+    draft, reference = parse_submission(sent, "request-1", WAIT)
+    assert (reference, draft.parameters["num_outputs"]) == (source, num_outputs)
+    assert draft.parameters["output_format"] is OutputFormat.JPG
+    assert json.loads(draft.echo.prompt_object) == sent["promptObject"]
+
+
+def test_a_wrong_parameter_is_named_as_the_client_named_it() -> None:
+    with pytest.raises(InvalidRequest, match=r"promptObject.numImages: must be a whole number from 1 to 4, not 5"):
+        parse(body(numImages=5))
+    with pytest.raises(InvalidRequest, match=r"promptObject.imageUrl: is required and missing"):
+        parse({"type": "IMAGE_VARIATOR", "model": MODEL, "promptObject": {"imageList": []}})
 
 
 def test_jpeg_is_jpg() -> None:

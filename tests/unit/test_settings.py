@@ -22,6 +22,9 @@ def test_every_setting_has_a_default() -> None:
         ("REDUXQ_STORAGE__LINK_SECONDS", "604801", "REDUXQ_STORAGE__LINK_SECONDS"),
         ("REDUXQ_RECORDS__URL", "localhost", "REDUXQ_RECORDS__URL: must look like redis://"),
         ("REDUXQ_JOBS__LEASE_SECONDS", "soon", "REDUXQ_JOBS__LEASE_SECONDS"),
+        ("REDUXQ_EGRESS__ALLOWED_NETWORKS", "10.1.0.0/16", "egress.*a list is JSON"),
+        ("REDUXQ_EGRESS__ALLOWED_NETWORKS", '["10.1.0.1/16"]', "REDUXQ_EGRESS__ALLOWED_NETWORKS__0: .*'10.1.0.1/16'"),
+        ("REDUXQ_EGRESS__PROXY", "https://host:4750", "REDUXQ_EGRESS__PROXY: must look like http://host:4750"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +43,7 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in repr(load_settings())
 
 
-@pytest.mark.parametrize("name", ["REDUXQ_STORAGE__SECRETKEY", "REDUXQ_RECORDS__URL"])
+@pytest.mark.parametrize("name", ["REDUXQ_STORAGE__SECRETKEY", "REDUXQ_RECORDS__URL", "REDUXQ_EGRESS__PROXY"])
 def test_an_error_does_not_show_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "hush")
     with pytest.raises(Misconfigured) as caught:

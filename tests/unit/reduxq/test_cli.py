@@ -1,18 +1,31 @@
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from reduxq import client, parts
 from reduxq.cli import app, main
-from reduxq.demo import _keep
+from reduxq.client import AiRecord
+from reduxq.demo import _follow, _keep
 from reduxq.progress import describe
+from reduxq.supervisor import TICK
 from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, Unavailable
 from tests.samples import encoded, picture
+
+Accounts = Callable[..., str]
+
+IDLE = {"progress": None, "queuePosition": None}
+PROCESSING: AiRecord = {"status": "PROCESSING", "additionalData": IDLE}
+SUCCESS: AiRecord = {"status": "SUCCESS", "additionalData": IDLE}
 
 
 def failure_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -24,6 +37,29 @@ def failure_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     assert line.startswith("reduxq: ")
     assert "\n" not in line
     return line
+
+
+@pytest.fixture
+def accounts(valkey: str, monkeypatch: pytest.MonkeyPatch) -> Accounts:
+    """Runs a command on a fresh records server; returns what it prints."""
+    monkeypatch.setenv("REDUXQ_RECORDS__URL", valkey)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def rows(table: str) -> list[list[str]]:
+    return [line.split() for line in table.splitlines()[1:]]
+
+
+def ends_in(row: list[str], **duration: int) -> bool:
+    """Whether a listed key ends after this time, give or take two minutes."""
+    ends_at = datetime.fromisoformat(f"{row[4]} {row[5]}+00:00")
+    return abs(ends_at - datetime.now(UTC) - timedelta(**duration)) < timedelta(minutes=2)
 
 
 def test_a_missing_image_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,16 +89,56 @@ def test_keys_of_a_folder_where_no_stack_runs(tmp_path: Path, monkeypatch: pytes
     assert "no stack runs in" in failure_of(monkeypatch, "keys", "list", "--data", str(tmp_path))
 
 
-def test_keys_are_made_listed_and_ended(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDUXQ_RECORDS__URL", valkey)
-    run = CliRunner().invoke
-    key = run(app, ["keys", "create", "--team", "lake", "--user", "ann"]).stdout.strip()
+def test_keys_are_made_listed_replaced_and_ended(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = accounts("keys", "create", "--team", "lake", "--user", "ann", "--expires-days", "30").strip()
     key_id = key.split("_")[1]
-    listed = run(app, ["keys", "list"]).stdout
-    assert key_id in listed
-    assert key not in listed
-    assert run(app, ["keys", "revoke", key_id]).exit_code == 0
+    assert key not in accounts("keys", "list")
+    [row] = rows(accounts("keys", "list"))
+    assert (row[:3], row[-1]) == ([key_id, "lake", "ann"], "valid")
+    assert ends_in(row, days=30)
+    successor = accounts("keys", "rotate", key_id).strip()
+    first, second = rows(accounts("keys", "list"))
+    assert ends_in(first, hours=24)
+    assert (second[:3], second[4:]) == ([successor.split("_")[1], "lake", "ann"], ["valid"])
+    accounts("keys", "rotate", second[0], "--overlap-hours", "0", "--expires-days", "1")
+    accounts("keys", "revoke", key_id)
+    assert [row[-1] for row in rows(accounts("keys", "list"))] == ["revoked", "expired", "valid"]
     assert "there is no key nobody" in failure_of(monkeypatch, "keys", "revoke", "nobody")
+    assert f"the key {key_id} was revoked" in failure_of(monkeypatch, "keys", "rotate", key_id)
+
+
+def test_teams_are_made_listed_and_given_credit(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts("teams", "create", "lake")
+    accounts("teams", "create", "[b]farm", "--credit", "0")
+    accounts("keys", "create", "--team", "lake", "--user", "ann")
+    assert [row[:2] for row in rows(accounts("teams", "list"))] == [["[b]farm", "0"], ["lake", "100000000"]]
+    accounts("teams", "set-credit", "lake", "35")
+    accounts("teams", "set-credit", "lake", "7", "--user", "ann")
+    assert rows(accounts("teams", "list"))[1][:2] == ["lake", "35"]
+    assert "there is a team 'lake' already" in failure_of(monkeypatch, "teams", "create", "lake")
+    assert "there is no team 'hill'" in failure_of(monkeypatch, "teams", "set-credit", "hill", "5")
+    assert "there is no user 'bob'" in failure_of(monkeypatch, "teams", "set-credit", "lake", "5", "--user", "bob")
+
+
+@pytest.mark.parametrize("credit", ["-1", "1.5", "ten", "1e3", "", f"{10**30}"])
+def test_credits_are_whole_numbers_that_are_not_negative(accounts: Accounts, credit: str) -> None:
+    accounts("teams", "create", "lake", "--credit", "5")
+    for command in (["create", "hill", f"--credit={credit}"], ["set-credit", "lake", "--", credit]):
+        refused = CliRunner().invoke(app, ["teams", *command])
+        assert refused.exit_code == 2
+        assert "Invalid value for" in refused.stderr
+    assert [row[:2] for row in rows(accounts("teams", "list"))] == [["lake", "5"]]
+
+
+def test_tables_fit_into_eighty_columns(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a-team-whose-name-is-rather-long"
+    key = accounts("keys", "create", "--team", name, "--user", name, "--expires-days", "1").strip()
+    listed = accounts("keys", "list").splitlines()
+    assert max(map(len, listed)) <= 80
+    assert key.split("_")[1] in listed[1]
+    assert listed[1].rstrip().endswith("valid")
+    assert max(len(line) for line in accounts("teams", "list").splitlines()) <= 80
 
 
 def test_all_settings_are_printed() -> None:
@@ -77,6 +153,26 @@ def test_an_earlier_demo_leaves_no_variation_among_the_new_ones(tmp_path: Path) 
     _keep(record, encoded(picture(), "PNG"), client, tmp_path)
     made = ["aiRecord.json", "contact-sheet.png", "holiday.webp", "variation-1.webp"]
     assert sorted(path.name for path in tmp_path.iterdir()) == made
+
+
+def test_a_demo_asks_no_more_than_twice_a_second_and_waits_while_it_is_refused() -> None:
+    moments: list[int] = []
+    refused, away = Unavailable("this key has made 180 requests"), Unavailable("being started")
+    answers: list[AiRecord | Unavailable] = [refused, PROCESSING, away, SUCCESS]
+    asked: list[int] = []
+
+    def result(uuid: str) -> AiRecord:
+        asked.append(len(moments))
+        answer = answers.pop(0)
+        if isinstance(answer, Unavailable):
+            raise answer
+        return answer
+
+    service: Any = SimpleNamespace(result=result)
+    stack: Any = SimpleNamespace(supervisor=SimpleNamespace(tend=lambda: moments.append(1)))
+    assert _follow("x", service, stack, Console(file=StringIO())) == SUCCESS
+    between = [after - before for before, after in pairwise([0, *asked])]
+    assert min(between) * TICK >= timedelta(seconds=0.5)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def all_parts(plan: Plan) -> list[Part]:
-    single = [make(plan) for make in (parts.redis, parts.s3, parts.api, parts.dispatcher, parts.flower)]
-    return [*single, *parts.model_makers(plan), *parts.workers(plan)]
+    single = [make(plan) for make in (parts.redis, parts.s3, parts.flower)]
+    return [*single, *parts.model_makers(plan), *parts.front(plan), *parts.workers(plan)]
 
 
 def test_no_secret_stands_in_a_command(plan: Plan) -> None:
@@ -52,9 +52,12 @@ def test_the_tiny_model_is_made_once(plan: Plan) -> None:
     assert maker.command[-2:] == ("worker.redux.tiny", str(plan.folder / "model"))
     for name in ("base", "redux"):
         (plan.folder / "model" / name).mkdir(parents=True)
+    assert parts.model_makers(plan) == [maker]  # one of an older version lacks the safety checker
+    (plan.folder / "model" / "safety").mkdir()
     assert parts.model_makers(plan) == []
     environment = parts.workers(plan)[0].environment
     assert environment["REDUXQ_MODEL__BASE"] == str(plan.folder / "model" / "base")
+    assert environment["REDUXQ_MODEL__SAFETY_CHECKER"] == str(plan.folder / "model" / "safety")
     assert environment["REDUXQ_MODEL__DEVICE"] == "cpu"
 
 
@@ -63,7 +66,7 @@ def test_a_model_of_the_users_own_takes_the_place_of_the_tiny_one(plan: Plan, mo
     assert parts.model_makers(plan) == []
     environment = parts.workers(plan)[0].environment
     assert environment["REDUXQ_MODEL__BASE"] == "somebody/model"
-    assert "REDUXQ_MODEL__DEVICE" not in environment
+    assert not {"REDUXQ_MODEL__DEVICE", "REDUXQ_MODEL__SAFETY_CHECKER"} & set(environment)
 
 
 @pytest.mark.parametrize("half", ["BASE", "REDUX"])

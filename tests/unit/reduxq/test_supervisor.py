@@ -125,7 +125,9 @@ time.sleep(60)
     with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=(folder.lock,)) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
-        wait_until(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[2])
+        wait_until(
+            lambda: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[2:3] == [b"import time; time.sleep(60)"]
+        )
         parent.kill()
     wait_until(lambda: _is_gone(pid))
 

@@ -1,15 +1,12 @@
-"""One whole local stack, with everything real, for all tests of this tier that leave it standing."""
+"""A running local stack as tests see it, and what they do with it."""
 
 import json
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import redis
 from pydantic import SecretStr
 
@@ -17,8 +14,6 @@ from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import StorageSettings
-from tests.samples import encoded, picture
-from tests.servers import process, wait_until
 
 
 @dataclass
@@ -65,31 +60,6 @@ class Stack:
         """Every object's path in the bucket."""
         bucket = self.folder / "s3" / "reduxq"
         return {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    data = folder / "data"
-    log = folder / "up.log"
-    with process([sys.executable, "-m", "reduxq", "up", "--port", "0", "--data", str(data)], log) as up:
-        place = data / "stack.json"
-        wait_until(lambda: place.exists() or up.poll() is not None, 60)
-        assert up.poll() is None, log.read_text()
-        yield Stack(data, json.loads(place.read_text()))
-    assert up.returncode == 0
-
-
-@pytest.fixture(scope="session")
-def client(stack: Stack) -> Iterator[httpx.Client]:
-    with stack.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="session")
-def source(client: httpx.Client) -> dict[str, Any]:
-    """An uploaded picture."""
-    return upload(client, encoded(picture(640, 480), "PNG"))
 
 
 def upload(client: httpx.Client, data: bytes, name: str = "cat.png") -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Fields of requests as real clients write them, for every facade, and what to say of a wrong one."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from shared.errors import InvalidRequest
+from shared.jobs import SEEDS, OutputFormat
+from shared.sizes import Megapixels
+
+SHOWN: Final = 100  #: characters of a wrong value that an error repeats
+
+
+def _whole(low: int, high: int) -> BeforeValidator:
+    """Take a whole number, also as text; clients send both."""
+
+    def check(value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+        except (ValueError, OverflowError):
+            number = None
+        if number is None or not low <= number <= high or (isinstance(value, float) and value != number):
+            raise PydanticCustomError("range", f"must be a whole number from {low} to {high}")
+        return number
+
+    return BeforeValidator(check, json_schema_input_type=Annotated[int, Field(ge=low, le=high)] | str)
+
+
+def _as_text(value: object) -> object:
+    """Megapixels come as a number or as text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {1: "1", 0.25: "0.25"}.get(value, value)
+    return value
+
+
+def _jpg(value: object) -> object:
+    return "jpg" if value == "jpeg" else value
+
+
+def no_none(value: object) -> object:
+    """Drop nulls: clients send them for what they leave open."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("object", "must be an object")
+    return {key: item for key, item in value.items() if item is not None}
+
+
+NumOutputs = Annotated[int, _whole(1, 4)]
+Steps = Annotated[int, _whole(1, 50)]
+Seed = Annotated[int, _whole(0, SEEDS - 1)]
+Quality = Annotated[int, _whole(1, 100)]
+Format = Annotated[OutputFormat, BeforeValidator(_jpg)]
+AreaMegapixels = Annotated[Megapixels, BeforeValidator(_as_text)]
+
+
+def explained(error: ValidationError) -> InvalidRequest:
+    """Return the error that names every faulty field with its value and what is allowed."""
+    details = tuple(_fault(fault) for fault in error.errors())
+    message = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
+    return InvalidRequest(message, details=details)
+
+
+def shown(value: object) -> str:
+    """Return a value as an error repeats it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def _fault(fault: ErrorDetails) -> dict[str, Any]:
+    field = ".".join(str(part) for part in fault["loc"]) or "body"
+    text = fault["msg"][:1].lower() + fault["msg"][1:]
+    if fault["type"] == "missing":
+        return {"field": field, "value": None, "message": "is required and missing"}
+    return {"field": field, "value": _shortened(fault["input"]), "message": f"{text}, not {shown(fault['input'])}"}
+
+
+def _shortened(value: object) -> object:
+    """Return a value as it was sent, unless it is large."""
+    return value if len(repr(value)) <= SHOWN else shown(value)

@@ -1,0 +1,250 @@
+"""The OpenAPI document: what FastAPI cannot see of routes that read their bodies and headers by hand."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from fastapi.routing import APIRoute
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from api.onemin_requests import Submission
+from api.onemin_view import STATUSES as RECORD_STATUSES
+from api.openai import PREFIXES
+from api.openai_requests import VariationForm
+from api.openai_view import StillRunning
+from api.problems import OPENAI, onemin_envelope, openai_envelope, status_of
+from api.repeats import LONGEST
+from shared import errors
+
+ABOUT: Final = """
+FLUX.1 Redux image variations. `POST /api/assets` takes an image, `POST /api/features` makes variations of it and
+`GET /api/results/{uuid}` tells how far they are; `POST /v1/openai/images/variations` does it all in one call.
+"""
+EXAMPLES: Final = Path(__file__).with_name("examples.json")
+REF: Final = "#/components/schemas/{model}"
+TEXT_OR_NULL: Final = {"type": ["string", "null"]}
+INSTANT: Final = {"type": "string", "format": "date-time"}
+FILE: Final = {"type": "string", "format": "binary"}
+#: Fields that one example does not say everything about.
+FIELDS: Final[dict[str, dict[str, Any]]] = {
+    "AssetAnswer": {"createdAt": INSTANT},
+    "DeletedAsset": {"deletedAt": INSTANT},
+    "RecordAnswer": {"aiRecord": {"$ref": REF.format(model="AiRecord")}},
+    "AiRecord": {
+        "metadata": {"description": "as it was sent"},
+        "conversationId": TEXT_OR_NULL,
+        "status": {"enum": sorted(set(RECORD_STATUSES.values()))},
+        "createdAt": INSTANT,
+        "teamUser": {"$ref": REF.format(model="TeamUser")},
+        "promptObject": {"type": "object", "description": "as it was sent"},
+        "resultObject": {
+            "oneOf": [
+                {"type": "array", "items": {"type": "string"}, "description": "keys of the variations"},
+                {"type": "object", "required": ["code", "name", "message"], "description": "why it is a FAILURE"},
+            ]
+        },
+        "additionalData": {"$ref": REF.format(model="AdditionalData")},
+        "temporaryUrl": TEXT_OR_NULL,
+    },
+    "TeamUser": {"createdAt": INSTANT, "updatedAt": INSTANT},
+    "AdditionalData": {
+        "flagged": {"type": "array", "items": {"type": "object", "required": ["seed", "score"]}},
+        "safetyChecker": TEXT_OR_NULL,
+        "queuePosition": {"type": ["integer", "null"], "minimum": 1},
+        "progress": {"type": ["object", "null"], "required": ["step", "steps"]},
+        "timings": {"type": "object", "additionalProperties": {"type": "number"}},
+        "model": {"type": ["object", "null"], "required": ["base", "redux", "trained", "safety_checker"]},
+        "user": TEXT_OR_NULL,
+        "deletedAt": {**INSTANT, "type": ["string", "null"]},
+    },
+    "OneminError": {"value": {"description": "as it was sent"}},
+    "OpenaiError": {"param": TEXT_OR_NULL},
+}
+SECURITY: Final = {
+    "API-KEY": {"type": "apiKey", "in": "header", "name": "API-KEY"},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "X-Auth-Token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token", "description": "`Bearer <key>`"},
+}
+HEADERS: Final[dict[str, dict[str, Any]]] = {
+    "x-request-id": {"schema": {"type": "string"}, "description": "what the log calls the request; send your own"},
+    "Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "seconds until trying again may help"},
+    "Location": {"schema": {"type": "string"}, "description": "a presigned link"},
+    "x-job-id": {"schema": {"type": "string", "format": "uuid"}, "description": "`GET /api/results/{x-job-id}`"},
+}
+IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "the same request sent again within 24 hours acts once",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+}
+CALL: Final = (errors.Unauthorized, errors.TooManyRequests, errors.Unavailable)  #: how any call with a key may fail
+BODY: Final = (errors.InvalidRequest, errors.UploadTooLarge, errors.UnsupportedMediaType, errors.IdempotencyKeyReused)
+JOB: Final = (*BODY, errors.UnsupportedModel, errors.InsufficientCredits)
+
+
+class Operation(NamedTuple):
+    """What a route takes and gives beside what its signature says."""
+
+    answers: tuple[str, ...] = ()  #: names of their schemas and examples
+    body: dict[str, Any] | None = None  #: by media type
+    refusals: tuple[type[errors.ReduxqError], ...] = ()  #: beside :data:`CALL`
+    status: int = 200
+    header: str | None = None  #: that the answer carries
+    public: bool = False  #: no key is asked for, and nothing refused
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return a name for generated clients: the function's, and where it stands if that is in several places."""
+    place = next((prefix for prefix in ("/teams", *PREFIXES) if route.path.startswith(f"{prefix}/")), "")
+    return route.name + (f"_at{place.replace('/', '_')}" if place else "")
+
+
+class _Untitled(GenerateJsonSchema):
+    """Pydantic's, without a title made of each field's name."""
+
+    def field_title_should_be_set(self, _: Any) -> bool:
+        return False
+
+
+def describe(document: dict[str, Any], models: Sequence[str]) -> None:
+    """Complete the document that FastAPI made of the routes; ``models`` are the OpenAI facade's."""
+    examples: dict[str, Any] = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    operations = _operations(examples)
+    document["info"]["description"] = ABOUT
+    document["security"] = [{name: []} for name in SECURITY]
+    document["components"] = {"schemas": _schemas(examples, models), "securitySchemes": SECURITY}
+    for path, methods in document["paths"].items():
+        for shown in methods.values():
+            name = shown["operationId"]
+            operation = operations.get(name) or operations[name.partition("_at_")[0]]
+            _complete(shown, operation, examples)
+            refusals = () if operation.public else (*CALL, *operation.refusals)
+            shown["responses"] = _answered(operation, examples)
+            _refused(shown["responses"], refusals, examples["fault"], openai=path.startswith(OPENAI))
+
+
+def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
+    """Return all operations by their ids, or the part of those that stands in several places alike."""
+    asset = {"multipart/form-data": {"schema": _object(asset=FILE), "example": examples["AssetForm"]}}
+    linked = {"application/json": {"schema": _ref("FileUrl"), "example": examples["FileUrl"]}}
+    feature = {"application/json": {"schema": _ref("Submission"), "example": examples["Submission"]}}
+    form = {"multipart/form-data": {"schema": _ref("VariationForm"), "example": examples["VariationForm"]}}
+    ended = (errors.JobError, errors.ContentFlagged, errors.NotFound, StillRunning)
+    return {
+        "create_asset": Operation(("AssetAnswer",), asset, BODY),
+        "create_asset_at_teams": Operation(("AssetAnswer",), asset | linked, (*BODY, errors.NotFound)),
+        "remove_asset": Operation(("DeletedAsset",), None, (errors.InvalidRequest, errors.NotFound)),
+        "create_feature": Operation(("RecordAnswer",), feature, JOB),
+        "create_feature_at_teams": Operation(("RecordAnswer",), feature, (*JOB, errors.NotFound)),
+        "read_result": Operation(("RecordAnswer", "NoRecord")),
+        "remove_result": Operation(("RecordAnswer", "NoRecord"), None, (errors.NotFound,)),
+        "list_models": Operation(("Models",), public=True),
+        "read_image": Operation((), None, (errors.NotFound,), 307, "Location"),
+        "read_user": Operation(("UserAnswer",)),
+        "read_credits_at_teams": Operation(("Credits",), None, (errors.NotFound,)),
+        "create_variation": Operation(("Images", "ImageLinks"), form, (*JOB, *ended), header="x-job-id"),
+        "list_names": Operation(("ModelNames",)),
+        "health": Operation(("Health",), public=True),
+    }
+
+
+def _complete(shown: dict[str, Any], operation: Operation, examples: Mapping[str, Any]) -> None:
+    """Say what an operation takes."""
+    for parameter in shown.setdefault("parameters", []):
+        if example := examples["parameters"].get(parameter["name"]):
+            parameter["example"] = example
+    if operation.body:
+        shown["requestBody"] = {"required": True, "content": operation.body}
+        shown["parameters"].append(IDEMPOTENCY_KEY)
+    if operation.public:
+        shown["security"] = []
+
+
+def _answered(operation: Operation, examples: Mapping[str, Any]) -> dict[str, Any]:
+    header = [operation.header] if operation.header else []
+    answer = {"description": HTTPStatus(operation.status).phrase, "headers": _headers(*header)}
+    if operation.answers:
+        schemas = [_ref(name) for name in operation.answers]
+        shown = {name: {"value": examples[name]} for name in operation.answers}
+        schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0]
+        answer["content"] = {"application/json": {"schema": schema, "examples": shown}}
+    answers = {str(operation.status): answer}
+    if "Health" in operation.answers:
+        answers["503"] = answer | {"description": "A server that it stands on does not answer"}
+    return answers
+
+
+def _refused(
+    responses: dict[str, Any], refusals: Iterable[type[errors.ReduxqError]], fault: dict[str, Any], *, openai: bool
+) -> None:
+    """Add the errors, each with its example, to an operation's responses."""
+    for kind in refusals:
+        status = status_of(kind, openai=openai)
+        later = ["Retry-After"] if issubclass(kind, errors.TooManyRequests | errors.Unavailable) else []
+        empty = {"schema": _ref("OpenaiError" if openai else "OneminError"), "examples": {}}
+        new = {"description": status.phrase, "headers": _headers(*later), "content": {"application/json": empty}}
+        response = responses.setdefault(str(int(status)), new)
+        envelope = _envelope(kind, fault, openai=openai)
+        response["content"]["application/json"]["examples"][kind.code] = {"value": envelope}
+
+
+def _envelope(kind: type[errors.ReduxqError], fault: dict[str, Any], *, openai: bool) -> dict[str, Any]:
+    invalid = kind is errors.InvalidRequest
+    message = f"{fault['field']}: {fault['message']}" if invalid else str(kind.__doc__)
+    details = (fault,) if invalid else ()
+    if openai:
+        return openai_envelope(status_of(kind, openai=True), kind.code, message, details)
+    return onemin_envelope(kind.code, message, details)
+
+
+def _schemas(examples: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    _, requests = models_json_schema(
+        [(Submission, "validation"), (VariationForm, "validation")], ref_template=REF, schema_generator=_Untitled
+    )
+    schemas: dict[str, Any] = requests["$defs"]
+    fields = {name: _form_field(field) for name, field in schemas["VariationForm"]["properties"].items()}
+    fields["model"] = {"enum": list(models), "default": models[0]}
+    for name in ("aspect_ratio", "megapixels"):  # the page would send their defaults beside a size, which says both
+        fields[name]["default"] = ""
+    schemas["VariationForm"] |= {"required": ["image"], "properties": {"image": FILE, **fields}}
+    record = examples["RecordAnswer"]["aiRecord"]
+    given = {name: examples[name] for name in examples if name[0].isupper()} | {
+        "AiRecord": record,
+        "TeamUser": record["teamUser"],
+        "AdditionalData": record["additionalData"],
+        "OneminError": _envelope(errors.InvalidRequest, examples["fault"], openai=False),
+        "OpenaiError": _envelope(errors.InvalidRequest, examples["fault"], openai=True),
+    }
+    return {name: _schema_of(example, FIELDS.get(name, {})) for name, example in given.items()} | schemas
+
+
+def _form_field(field: dict[str, Any]) -> dict[str, Any]:
+    """Return a field's schema without null, which a form cannot carry; one left empty is as one not sent."""
+    kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+    default = {"default": ""} if field.get("default") is None else {}
+    return field | default | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
+
+
+def _schema_of(example: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of all that looks like an example; of some fields, by their names, more is known."""
+    if isinstance(example, dict):
+        fields = {name: known.get(name) or _schema_of(value, known) for name, value in example.items()}
+        return {"type": "object", "required": list(fields), "properties": fields}
+    if isinstance(example, list):
+        return {"type": "array", "items": _schema_of(example[0], known)}
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+    return {"type": names[type(example)]}
+
+
+def _object(**fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(fields), "properties": fields}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: HEADERS[name] | {"required": True} for name in ("x-request-id", *names)}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": REF.format(model=name)}

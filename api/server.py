@@ -1,0 +1,33 @@
+"""Uvicorn, serving the API until it is told to stop."""
+
+import signal
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from shared.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that lets blocked callers go before it waits for their connections to end."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, _: FrameType | None) -> None:
+        if services := getattr(self._app.state, "services", None):
+            services.completions.close()
+        # Not uvicorn's own: it raises the signal again when all is done, and the exit code would tell of a failure.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    app = create_app(settings)
+    host, port = settings.api.host, settings.api.port
+    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    Server(config, app).run()

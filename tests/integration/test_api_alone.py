@@ -1,0 +1,161 @@
+"""The API with no worker behind it, under settings that make its limits near."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import redis
+import trustme
+
+from shared.keys import create_key
+from shared.object_store import ObjectStore
+from shared.programs import run
+from tests import servers
+from tests.samples import encoded, picture
+from tests.tls_servers import Names, Pictures, listening, reply
+
+IMAGE = encoded(picture(), "PNG")
+PATH = "/v1/images/variations"
+
+
+@dataclass
+class Alone:
+    """An API, its records and who may call it."""
+
+    client: httpx.Client
+    records: redis.Redis
+    key: str
+
+    def queued(self) -> int:
+        return int(str(self.records.zcard("jobs:queued")))
+
+
+@pytest.fixture
+def alone(
+    request: pytest.FixtureRequest, tmp_path: Path, valkey: str, records: redis.Redis, objects: ObjectStore, s3: str
+) -> Iterator[Alone]:
+    """An API with the settings that the test names."""
+    key = run(records, create_key("lab", "Ada"))
+    quick = {"REDUXQ_API__WAIT_SECONDS": "0.3", "REDUXQ_API__OPENAI_WAIT_SECONDS": "0.3"}
+    environment = servers.settings_for(valkey, s3) | quick | getattr(request, "param", {})
+    with (
+        servers.api(tmp_path, environment) as url,
+        httpx.Client(base_url=url, headers={"API-KEY": key}, timeout=30) as client,
+    ):
+        yield Alone(client, records, key)
+
+
+def submit(alone: Alone, image: str, *, blocking: bool = False) -> httpx.Response:
+    body = {"type": "IMAGE_VARIATOR", "model": "black-forest-labs/flux-redux-dev", "promptObject": {"imageUrl": image}}
+    return alone.client.post("/api/features", json=body | {"async": not blocking})
+
+
+def upload(alone: Alone) -> str:
+    return str(alone.client.post("/api/assets", files={"asset": IMAGE}).json()["asset"]["key"])
+
+
+def test_when_a_wait_runs_out_the_record_says_processing(alone: Alone) -> None:
+    answer = submit(alone, upload(alone), blocking=True)
+    assert answer.status_code == 200
+    assert answer.json()["aiRecord"]["status"] == "PROCESSING"
+
+
+def test_when_a_wait_runs_out_openais_sdk_asks_again_for_the_same_job(alone: Alone) -> None:
+    client = openai.OpenAI(base_url=f"{alone.client.base_url}/v1", api_key=alone.key, max_retries=2)
+    with pytest.warns(DeprecationWarning, match="deprecated"), pytest.raises(openai.InternalServerError) as caught:
+        client.images.create_variation(image=IMAGE)
+    assert (caught.value.status_code, caught.value.code) == (503, "still_running")
+    assert caught.value.response.headers["retry-after"] == "1"
+    assert caught.value.response.request.headers["x-stainless-retry-count"] == "2"
+    assert alone.queued() == 1
+
+
+@pytest.mark.parametrize("alone", [{"REDUXQ_TEAMS__REQUESTS_PER_MINUTE": "5"}], indirect=True)
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(alone: Alone) -> None:
+    answers = [alone.client.get("/api/results/x") for _ in range(6)] + [alone.client.get("/v1/models")]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 2
+    for answer in answers[5:]:
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert answers[5].json()["errorCode"] == "RATE_LIMIT_EXCEEDED"
+    assert answers[6].json()["error"]["code"] == "rate_limit_exceeded"
+    other = run(alone.records, create_key("lab", "Ada"))
+    assert alone.client.get("/api/results/x", headers={"API-KEY": other}).status_code == 200
+
+
+@pytest.mark.parametrize("alone", [{"REDUXQ_TEAMS__OPEN_JOBS": "2"}], indirect=True)
+def test_a_team_with_too_many_open_jobs_is_told_when_to_come_back(alone: Alone) -> None:
+    image = upload(alone)
+    first, second, third = (submit(alone, image) for _ in range(3))
+    assert (first.status_code, second.status_code, third.status_code) == (200, 200, 429)
+    assert 1 <= int(third.headers["retry-after"]) <= 60
+    assert "2 jobs that wait or run" in third.json()["message"]
+    alone.client.delete(f"/api/results/{first.json()['aiRecord']['uuid']}").raise_for_status()
+    assert submit(alone, image).status_code == 200
+
+
+@pytest.mark.parametrize("alone", [{"REDUXQ_API__ALLOW_UNCHECKED": "false"}], indirect=True)
+def test_an_operator_can_forbid_to_disable_the_safety_checker(alone: Alone) -> None:
+    answer = alone.client.post(PATH, files={"image": IMAGE}, data={"disable_safety_checker": "true"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "disable_safety_checker"
+    assert not alone.records.keys("asset:*")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A TLS server's URL; an API that starts later trusts its certificate."""
+    authority, certificate = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with ExitStack() as stack:
+        answers = Pictures(authority, Names(), stack).handler(reply(IMAGE), "localhost")
+        yield f"https://localhost:{stack.enter_context(listening(answers))}"
+
+
+MAY_FETCH = {"REDUXQ_EGRESS__IMAGE_URLS": "true"}
+FROM_HERE = MAY_FETCH | {"REDUXQ_EGRESS__ALLOWED_NETWORKS": '["127.0.0.0/8", "::1/128"]'}
+
+
+@pytest.mark.parametrize("alone", [FROM_HERE], indirect=True)
+def test_an_image_elsewhere_is_fetched_once_and_becomes_an_asset(elsewhere: str, alone: Alone) -> None:
+    answer = submit(alone, f"{elsewhere}/a/cat.png?size=large")
+    assert answer.status_code == 200, answer.text
+    (asset,) = alone.records.keys("asset:*")
+    assert str(asset).endswith("_cat.png")
+    fetched = alone.client.get(f"/{str(asset).removeprefix('asset:')}", follow_redirects=True)
+    assert fetched.content == IMAGE
+
+
+@pytest.mark.parametrize("alone", [FROM_HERE], indirect=True)
+def test_the_web_applications_clients_upload_by_url_too(elsewhere: str, alone: Alone) -> None:
+    team = alone.client.get("/users").json()["user"]["teams"][0]["team"]["uuid"]
+    answer = alone.client.post(f"/teams/{team}/assets", json={"fileUrl": f"{elsewhere}/cat.png", "type": "IMAGE"})
+    assert answer.json()["asset"]["mimetype"] == "image/png"
+
+
+@pytest.mark.parametrize("alone", [MAY_FETCH], indirect=True)
+@pytest.mark.parametrize(
+    "url", ["https://localhost/cat.png", "https://169.254.169.254/latest/meta-data", "http://example.com/cat.png"]
+)
+def test_an_address_inside_is_refused_and_leaves_nothing(alone: Alone, url: str) -> None:
+    answer = submit(alone, url)
+    assert answer.status_code == 400
+    (detail,) = answer.json()["error"]["details"]
+    assert (detail["field"], detail["value"]) == ("promptObject.imageUrl", url)
+    assert not alone.records.keys("asset:*")
+
+
+def test_a_poller_that_knows_three_words_understands_every_record(alone: Alone) -> None:
+    """As the n8n node: PROCESSING goes on, SUCCESS and FAILURE end, null is unknown."""
+    uuid = submit(alone, upload(alone)).json()["aiRecord"]["uuid"]
+    assert alone.client.get(f"/api/results/{uuid}").json()["aiRecord"]["status"] == "PROCESSING"
+    assert alone.client.get("/api/results/unknown").json() == {"aiRecord": None}
+    alone.client.delete(f"/api/results/{uuid}").raise_for_status()
+    ended: Any = alone.client.get(f"/api/results/{uuid}").json()["aiRecord"]
+    assert ended["status"] == "FAILURE"
+    assert set(ended["aiRecordDetail"]["resultObject"]) == {"code", "name", "message"}
