@@ -3,7 +3,7 @@
 #   make test        all tests but the slow ones                TEST_ARGS="-k worker"
 #   make test-slow   the slow ones
 #   make check       lint, format, types, imports
-#   make bench       how fast a job is accepted
+#   make bench       how fast a job is accepted, how well 1,000 callers wait
 # Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu spares gigabytes of CUDA.
 
 PYTHON ?= python3
@@ -39,6 +39,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.accept
+	$(BIN)/python -m tests.bench.blocked
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reduxq needs Python 3.11 or newer and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
