@@ -9,28 +9,23 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from reduxq import accounts
 from reduxq.demo import run_demo
-from reduxq.folder import read_stack
-from reduxq.parts import python, python_path
+from reduxq.parts import python
 from reduxq.signals import StopSignals
 from reduxq.stack import Stack, running_stack
-from shared.errors import NotFound, ReduxqError
-from shared.keys import create_key, list_keys, revoke_key
-from shared.programs import connect, run
-from shared.settings import load_settings, settings_table
+from shared.errors import ReduxqError
+from shared.settings import settings_table
 
 DATA: Final = Path(".reduxq")
 DEMO_DATA: Final = DATA / "demo"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-keys = typer.Typer(no_args_is_help=True, help="API keys, of the settings' records server or of a local stack.")
 model = typer.Typer(no_args_is_help=True, help="The model's weights.")
-app.add_typer(keys, name="keys")
+app.add_typer(accounts.teams, name="teams")
+app.add_typer(accounts.keys, name="keys")
 app.add_typer(model, name="model")
-
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of a running local stack.")]
 
 
 def main() -> None:
@@ -57,14 +52,14 @@ def up(
             with running_stack(data, console, signals, port=port, workers=workers) as stack:
                 _announce(stack, monotonic() - began, console)
                 while True:
-                    stack.tend()
+                    stack.supervisor.tend()
         except KeyboardInterrupt:
             console.print(f"Stopped; the data stays in {data}")
 
 
 def _announce(stack: Stack, seconds: float, console: Console) -> None:
     url, secrets = stack.plan.url, stack.plan.secrets
-    text = (
+    console.print(
         f"Ready after {seconds:.1f} s; Ctrl-C stops it\n"
         f"  API     {url('api')}\n"
         f"  key     {stack.api_key}\n"
@@ -72,7 +67,6 @@ def _announce(stack: Stack, seconds: float, console: Console) -> None:
         "Upload an image:\n"
         f"  curl -H 'API-KEY: {stack.api_key}' -F asset=@example.png {url('api')}/api/assets"
     )
-    console.print(text)
 
 
 def _console() -> Console:
@@ -106,40 +100,6 @@ def demo(
             sys.exit(128 + (signals.received or SIGINT))
 
 
-@keys.command("create")
-def create(
-    team: Annotated[str, typer.Option(help="Who pays; made if it does not exist.")],
-    user: Annotated[str, typer.Option(help="Who in the team; made if it does not exist.")] = "default",
-    data: DataOption = None,
-) -> None:
-    """Make a key and print it: the only time that it is shown."""
-    with connect(_records_url(data)) as records:
-        typer.echo(run(records, create_key(team, user)))
-
-
-@keys.command("list")
-def list_all(data: DataOption = None) -> None:
-    """List all keys."""
-    table = Table("id", "team", "user", "created", "revoked", box=None)
-    with connect(_records_url(data)) as records:
-        for key in run(records, list_keys()):
-            revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-            table.add_row(key.id, key.team_name, key.user_name, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
-
-
-@keys.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], data: DataOption = None) -> None:
-    """End a key."""
-    with connect(_records_url(data)) as records:
-        if not run(records, revoke_key(key_id)):
-            raise NotFound(f"there is no key {key_id}")
-
-
-def _records_url(data: Path | None) -> str:
-    return str(read_stack(data)["redis_url"]) if data else load_settings().records.url.get_secret_value()
-
-
 @model.command()
 def tiny(folder: Annotated[Path, typer.Argument(help="Becomes FOLDER/base and FOLDER/redux.")]) -> None:
     """Write the tiny random-weight model that tests and the demo use."""
@@ -154,7 +114,7 @@ def pull(context: typer.Context) -> None:
 
 def _run_module(module: str, *arguments: str) -> NoReturn:
     """Run one of the worker's own commands in our place; we import nothing of it."""
-    os.execve(sys.executable, python(module, *arguments), {**os.environ, **python_path()})  # noqa: S606  no shell
+    os.execv(sys.executable, python(module, *arguments))  # noqa: S606  no shell
 
 
 @app.command()

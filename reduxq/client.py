@@ -1,7 +1,6 @@
 """Client of a reduxq service."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final, Self
 
 import httpx
@@ -11,6 +10,8 @@ from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, U
 TYPE: Final = "IMAGE_VARIATOR"
 MODEL: Final = "black-forest-labs/flux-redux-dev"
 TIMEOUT: Final = 60.0  #: seconds for one call
+#: By HTTP status.
+ERRORS: Final[dict[int, type[ReduxqError]]] = {401: Unauthorized, 404: NotFound, 429: Unavailable}
 
 #: A job's record, as the service reports it.
 AiRecord = dict[str, Any]
@@ -20,7 +21,7 @@ class Client:
     """Sends images, asks for variations and fetches them.
 
     Every method raises:
-        Unavailable: If the service does not answer or cannot serve right now.
+        Unavailable: If the service does not answer or cannot serve right now, or the key asks too often.
         Unauthorized, InvalidRequest, NotFound: As the service says, with its message.
     """
 
@@ -74,13 +75,7 @@ def _error(answer: httpx.Response) -> ReduxqError:
         message = str(answer.json()["message"])
     except (ValueError, KeyError, TypeError):
         message = f"{answer.url.host} answered {answer.status_code} {answer.reason_phrase}"
-    if answer.is_server_error or answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-        return Unavailable(message)
-    if answer.status_code == HTTPStatus.UNAUTHORIZED:
-        return Unauthorized(message)
-    if answer.status_code == HTTPStatus.NOT_FOUND:
-        return NotFound(message)
-    return InvalidRequest(message)
+    return ERRORS.get(answer.status_code, Unavailable if answer.is_server_error else InvalidRequest)(message)
 
 
 def _record(answer: httpx.Response) -> AiRecord:

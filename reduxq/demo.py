@@ -19,6 +19,7 @@ from reduxq.stack import Stack, running_stack
 from shared.errors import InvalidRequest, JobError, Misconfigured, ReduxqError, Unavailable
 
 PATIENCE: Final = 10.0  #: seconds for one call; while it lasts Ctrl-C has to wait
+TICKS: Final = 5  #: of the supervisor, half a second, between two questions: a key may ask 180 times a minute
 STALLED: Final = timedelta(minutes=2)  #: a job that does not get on for this long is given up
 NOISE: Final = (
     "The pictures are noise: the embedded model has FLUX.1 Redux's classes, but is tiny and its weights are random.\n"
@@ -81,7 +82,8 @@ def _follow(uuid: str, client: Client, stack: Stack, console: Console) -> AiReco
     news_at = monotonic()
     with ProgressLine(console) as line:
         while monotonic() - news_at < STALLED.total_seconds():
-            stack.tend()
+            for _ in range(TICKS):
+                stack.supervisor.tend()
             record = _ask(uuid, client)
             if record is None:
                 continue
@@ -96,7 +98,7 @@ def _follow(uuid: str, client: Client, stack: Stack, console: Console) -> AiReco
 
 
 def _ask(uuid: str, client: Client) -> AiRecord | None:
-    """Return the record, or None while the API is being started again."""
+    """Return the record, or None while the API is being started again or has been asked too often."""
     try:
         return client.result(uuid)
     except Unavailable:

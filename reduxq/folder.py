@@ -124,22 +124,9 @@ def _take(lock: int, path: Path) -> None:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if monotonic() > deadline:
-                raise Misconfigured(f"{path} is in use by {_users(path)}") from error
+                noted: dict[str, int] = json.loads((path / "pids.json").read_text())
+                users = ", ".join(f"{name} {pid}" for name, pid in noted.items())
+                raise Misconfigured(
+                    f"{path} is in use by the processes {users}; end the supervisor, or each of them if it is gone"
+                ) from error
         sleep(0.05)
-
-
-def _users(path: Path) -> str:
-    """Say who they are, and whom to end: parts that a killed supervisor left behind must be ended one by one."""
-    noted: dict[str, int] = json.loads((path / "pids.json").read_text())
-    living = {name: pid for name, pid in noted.items() if _lives(pid)}
-    named = ", ".join(f"{name} {pid}" for name, pid in living.items())
-    last = living.get("supervisor") or " ".join(map(str, living.values()))
-    return f"the processes {named}; to stop them: kill {last}"
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # somebody else's
-    return True

@@ -105,12 +105,9 @@ def flower(plan: Plan) -> Part:
     return Part("flower", command, {**_inherited(), **own})
 
 
-def api(plan: Plan) -> Part:
-    return Part("api", python("api"), _service(plan))
-
-
-def dispatcher(plan: Plan) -> Part:
-    return Part("dispatcher", python("api.dispatcher"), _service(plan))
+def front(plan: Plan) -> list[Part]:
+    """Return what takes jobs and what decides which runs next."""
+    return [Part(module.rpartition(".")[2], python(module), _service(plan)) for module in ("api", "api.dispatcher")]
 
 
 def workers(plan: Plan) -> list[Part]:
@@ -133,7 +130,7 @@ def worker_names(plan: Plan) -> list[str]:
 def model_makers(plan: Plan) -> list[Part]:
     """Return what makes the embedded tiny model; nothing if it exists or the settings name another model."""
     folder = plan.folder / "model"
-    if _uses_own_model() or ((folder / "base").exists() and (folder / "redux").exists()):
+    if _uses_own_model() or all((folder / part).exists() for part in ("base", "redux", "safety")):
         return []
     return [Part("model", python("worker.redux.tiny", str(folder)), _inherited(), runs_once=True)]
 
@@ -143,19 +140,13 @@ def python(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def python_path() -> dict[str, str]:
-    """Return what lets other processes find our packages where they are not installed."""
-    here = str(Path(__file__).parents[1])
-    found = [] if here == sysconfig.get_path("purelib") else [here]
-    return {"PYTHONPATH": os.pathsep.join([*found, *filter(None, [os.environ.get("PYTHONPATH")])])}
-
-
 def _service(plan: Plan) -> dict[str, str]:
     """Return the environment of our own processes: where the servers are, over the user's choices, over defaults."""
     tiny = plan.folder / "model"
     defaults: dict[str, str] = {}
     if not _uses_own_model():
         defaults |= {"MODEL__BASE": f"{tiny / 'base'}", "MODEL__REDUX": f"{tiny / 'redux'}"}
+        defaults |= {"MODEL__SAFETY_CHECKER": f"{tiny / 'safety'}"}
         defaults |= {"MODEL__DTYPE": "float32", "MODEL__DEVICE": "cpu"}
     servers = {
         "RECORDS__URL": plan.redis_url(0),
@@ -182,7 +173,8 @@ def _inherited() -> dict[str, str]:
     kept = {name: value for name, value in chosen.items() if not name.startswith(NOT_INHERITED)}
     # A proxy for the outside must not be asked for our own loopback address.
     no_proxy = {name: ",".join(filter(None, (kept.get(name), HOST))) for name in ("NO_PROXY", "no_proxy")}
-    return {**kept, **no_proxy, **python_path(), "PYTHONUNBUFFERED": "1"}
+    # What our processes start must not import what happens to lie in the current folder either.
+    return {**kept, **no_proxy, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
 def _uses_own_model() -> bool:

@@ -54,43 +54,30 @@ class Stack:
 
     def __init__(self, plan: parts.Plan, folder: DataFolder, supervisor: Supervisor) -> None:
         self.plan = plan
+        self.supervisor = supervisor
         self.logs = folder.logs
         self.api_key = ""
         self._folder = folder
-        self._supervisor = supervisor
-        self._published: dict[str, int] = {}
 
     def start(self) -> None:
         """Start everything, what needs no other at the same time, and return when all of it is ready."""
-        supervisor, plan = self._supervisor, self.plan
+        supervisor, plan = self.supervisor, self.plan
         supervisor.start(parts.redis(plan), parts.s3(plan), *parts.model_makers(plan))
         supervisor.wait_for(readiness.servers(plan))
         self.api_key = self._ensure_key()
-        supervisor.start(parts.api(plan), parts.dispatcher(plan), parts.flower(plan))
+        supervisor.start(*parts.front(plan), parts.flower(plan))
         supervisor.wait_for({"model": lambda: "model" not in supervisor.pids})
         supervisor.start(*parts.workers(plan))
         supervisor.wait_for(readiness.services(plan))
         supervisor.starting = False
         self._publish()
 
-    def tend(self) -> None:
-        """Let a moment pass in which what has died is started again.
-
-        Raises:
-            KeyboardInterrupt: If the user wants to stop.
-        """
-        self._supervisor.tend()
-        if self._supervisor.pids != self._published:
-            self._publish()
-
     def stop(self) -> None:
         """Stop everything: first what takes work, last what keeps it."""
         self._folder.remove_stack()
-        for names in (["model"], ["api"], ["dispatcher"], self._workers(), ["flower"], ["s3"], ["redis"]):
-            self._supervisor.stop(*names)
-
-    def _workers(self) -> list[str]:
-        return [name for name in self._supervisor.pids if name.startswith("worker-")]
+        keepers = {"redis", "s3"}
+        self.supervisor.stop(*self.supervisor.pids.keys() - keepers)
+        self.supervisor.stop(*keepers)
 
     def _ensure_key(self) -> str:
         """Return the folder's API key, made if there is none or it is no longer good."""
@@ -106,8 +93,6 @@ class Stack:
     def _publish(self) -> None:
         """Tell other programs where the parts are."""
         plan, secrets = self.plan, self.plan.secrets
-        self._published = pids = self._supervisor.pids
-        single = {name: pids[name] for name in ("api", "dispatcher", "redis", "s3", "flower")}
         self._folder.write_stack(
             {
                 "api_url": plan.url("api"),
@@ -117,6 +102,5 @@ class Stack:
                 "flower_url": plan.url("flower"),
                 "flower_user": secrets.flower_user,
                 "flower_password": secrets.flower_password,
-                "pids": {**single, "worker": [pids[name] for name in self._workers()]},
             }
         )
