@@ -20,7 +20,7 @@ from shared.object_store import ObjectStore
 from shared.programs import connect_async
 from shared.settings import Settings
 
-FETCHES: Final = 16  #: images fetched from elsewhere at the same time
+FETCHES: Final = 8  #: images fetched from elsewhere at the same time
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
                 egress=Egress(settings.egress),
                 decoders=CapacityLimiter(os.cpu_count() or 1),
                 fetchers=CapacityLimiter(FETCHES),
+                fetch_threads=CapacityLimiter(FETCHES),
             )
             follower = asyncio.create_task(completions.follow())
             yield
@@ -49,7 +50,11 @@ def create_app(settings: Settings) -> FastAPI:
                 await follower
 
     app = FastAPIOffline(
-        title="reduxq", lifespan=lifespan, redoc_url=None, generate_unique_id_function=openapi.operation_id
+        title="reduxq",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
     )
     app.add_middleware(BodyLimit, max_upload_bytes=settings.api.max_upload_bytes)
     app.add_middleware(RequestId)

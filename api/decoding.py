@@ -5,18 +5,20 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from typing import Final
 
 import structlog
 from anyio import BrokenWorkerProcess, fail_after, to_process
 
-from shared.errors import BrokenImage
+from shared.errors import BrokenImage, Unavailable
 from shared.images import ImageType, inspect
 
 log = structlog.get_logger(__name__)
 
-LONGEST: Final = 10  #: seconds that decoding may take; 64 million pixels of WebP take two
+CPU_SECONDS: Final = 10  #: that decoding may take; 64 million pixels of progressive JPEG take one
+PATIENCE: Final = 40  #: seconds in all, on a machine however busy
 BYTES_PER_PIXEL: Final = 20  #: address space that decoding takes; measured: JPEG 4 to 12, PNG 4, WebP 16 to 18
 COPIES: Final = 4  #: of a file that are in memory while it is decoded
 BASE_BYTES: Final = 256 * 2**20  #: address space of the interpreter with Pillow; measured: 60 MB
@@ -30,28 +32,33 @@ async def inspect_apart(data: bytes, *, max_pixels: int) -> ImageType:
     Raises:
         UnsupportedImage: If it is none of the types that are taken.
         BrokenImage: If it has too many pixels, is truncated, cannot be decoded, or its decoding does not end.
+        Unavailable: If the machine is too busy.
     """
     memory = BASE_BYTES + COPIES * len(data) + BYTES_PER_PIXEL * max_pixels
+    call = partial(_inspect, data, max_pixels, cpu_seconds=CPU_SECONDS, memory=memory)
     try:
-        with fail_after(LONGEST):
-            return await to_process.run_sync(_inspect, data, max_pixels, memory, cancellable=True)
+        with fail_after(PATIENCE):
+            return await to_process.run_sync(call, cancellable=True)
     except TimeoutError as error:
-        raise BrokenImage(f"the image takes longer than {LONGEST} s to decode") from error
+        raise Unavailable(f"the image was not decoded within {PATIENCE} s") from error
     except BrokenWorkerProcess as error:
         log.warning("a decoding process died", cause=repr(error.__cause__))
-        raise BrokenImage("the image cannot be decoded: the decoder crashed") from error
+        what = f"the image cannot be decoded: the decoder crashed, or worked on it for longer than {CPU_SECONDS} s"
+        raise BrokenImage(what) from error
 
 
-def _inspect(data: bytes, max_pixels: int, memory: int) -> ImageType:
+def _inspect(data: bytes, max_pixels: int, *, cpu_seconds: float, memory: int) -> ImageType:
     for asking in (signal.SIGINT, signal.SIGTERM):  # a terminal's or a service manager's, for the API to answer
         signal.signal(asking, signal.SIG_IGN)
-    signal.alarm(2 * LONGEST)  # the end of a hanging process whose API was killed
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # ends the process; on a busy machine only its own work counts
+    signal.alarm(PATIENCE)  # and this one that hangs after its API was killed
     try:
         with _address_space(memory):
             return inspect(BytesIO(data), max_pixels=max_pixels)
     except MemoryError as error:
         raise BrokenImage("the image needs too much memory to decode") from error
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
 
 

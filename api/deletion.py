@@ -5,7 +5,7 @@ from functools import partial
 
 from api.services import Services
 from api.submission import report
-from shared import assets, jobs
+from shared import assets, transitions
 from shared.assets import Asset
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import AssetKey, JobId
@@ -37,7 +37,10 @@ async def delete_result(services: Services, caller: ApiKey, job_id: JobId) -> No
         StorageUnavailable, RecordsUnavailable: If a server does not answer; the same request finishes the work.
     """
     await report(services, caller, job_id)
-    ended = await services.run(services.jobs.update(job_id, partial(jobs.cancel, now=datetime.now(UTC))))
-    for key in ended.planned_keys:  # a worker that has one under its pen removes it when it finds the job gone
+    now = datetime.now(UTC)
+    ended = await services.run(services.jobs.update(job_id, partial(transitions.cancel, now=now)))
+    own = (ended.parameters.source,) if ended.owns_source else ()
+    for key in {*ended.planned_keys, *ended.abandoned_keys, *own} - {""}:
+        # A worker that is storing one at this moment removes it when it finds the job gone.
         await services.in_thread(partial(services.objects.delete, key))
-    await services.run(services.jobs.update(job_id, partial(jobs.erase, now=datetime.now(UTC))))
+    await services.run(services.jobs.update(job_id, partial(transitions.erase, now=now)))

@@ -18,12 +18,14 @@ from uuid import uuid4
 import redis
 import structlog
 from celery import Celery
+from pydantic import ValidationError
 
 from api.dispatch_policy import choose, window
-from shared import dispatch_store, jobs, queue
+from shared import dispatch_store, queue, transitions
 from shared.errors import Unavailable
 from shared.ids import JobId
 from shared.job_store import JobStore
+from shared.jobs import JobRecord
 from shared.programs import connect, run
 from shared.settings import Settings
 from shared.startup import start
@@ -88,13 +90,19 @@ class Dispatcher:
 
     def _take_back_lost_jobs(self) -> None:
         for job_id in run(self._records, self._store.unleased()):
-            transition = partial(_lose, limit=self._settings.jobs.max_failed_attempts, now=datetime.now(UTC))
-            record = run(self._records, self._store.take_back(job_id, transition))
-            if record is None:
-                continue
-            log.warning("took back a job", job=job_id, attempt=record.attempt, status=record.status)
-            if record.failure:
-                queue.report_failure(self._app, job_id, f"{record.failure.name}: {record.failure.message}")
+            try:
+                self._take_back(job_id)
+            except ValidationError:  # of one record, which must not keep all other jobs from their workers
+                log.exception("a record cannot be read", job=job_id)
+
+    def _take_back(self, job_id: JobId) -> None:
+        transition = partial(_lose, limit=self._settings.jobs.max_failed_attempts, now=datetime.now(UTC))
+        record = run(self._records, self._store.take_back(job_id, transition))
+        if record is None:
+            return
+        log.warning("took back a job", job=job_id, attempt=record.attempt, status=record.status)
+        if record.failure:
+            queue.report_failure(self._app, job_id, f"{record.failure.name}: {record.failure.message}")
 
     def _publish(self) -> None:
         slots = sum(run(self._records, dispatch_store.living_workers()).values())
@@ -130,9 +138,9 @@ class Dispatcher:
         ]
 
 
-def _lose(record: jobs.JobRecord, *, limit: int, now: datetime) -> jobs.JobRecord:
+def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:
     reason = "its worker fell silent"
-    return jobs.fail_attempt(record, attempt=record.attempt, reason=reason, limit=limit, now=now)
+    return transitions.fail_attempt(record, attempt=record.attempt, reason=reason, limit=limit, now=now)
 
 
 def dispatch(settings: Settings) -> None:

@@ -50,7 +50,7 @@ Steps = Annotated[int, _whole(1, 50)]
 Seed = Annotated[int, _whole(0, SEEDS - 1)]
 Quality = Annotated[int, _whole(1, 100)]
 Format = Annotated[OutputFormat, BeforeValidator(_jpg)]
-AreaMegapixels = Annotated[Megapixels, BeforeValidator(_as_text)]
+MegapixelsField = Annotated[Megapixels, BeforeValidator(_as_text)]
 
 
 def explained(error: ValidationError) -> InvalidRequest:

@@ -63,7 +63,7 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         allowed = limit = MAX_JSON_BYTES
-        if headers.get("content-type", "").startswith("multipart/form-data"):
+        if headers.get("content-type", "").lower().startswith("multipart/form-data"):
             allowed, limit = self._max_upload_bytes, self._max_upload_bytes + MULTIPART_OVERHEAD
         length = headers.get("content-length", "")
         promised, received = int(length) if length.isdecimal() else 0, 0

@@ -13,9 +13,10 @@ from api.deletion import delete_asset, delete_result
 from api.onemin_requests import parse_submission
 from api.onemin_view import ai_record, asset_answer, catalog, instant
 from api.repeats import once_of
-from api.services import Services, Tools, services_of
-from api.submission import report, submit
-from api.uploads import Upload, find_asset, form_with, named_source, receive, store
+from api.services import Services, ServicesDep, services_of
+from api.sources import find_asset, named_source
+from api.submission import outcome, report, submit
+from api.uploads import Upload, form_with, receive, store
 from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, UnsupportedMediaType
 from shared.idempotency import fingerprint
 from shared.ids import AssetKey, JobId
@@ -26,26 +27,26 @@ router = APIRouter(tags=["1min.ai"])
 
 
 @router.post("/api/assets")
-async def create_asset(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
+async def create_asset(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Store the image in the multipart field ``asset``."""
     return await keep_form(request, caller, services)
 
 
 @router.delete("/api/assets/{key:path}")
-async def remove_asset(key: str, caller: Caller, services: Tools) -> dict[str, Any]:
+async def remove_asset(key: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Delete an uploaded image; its key stays taken."""
     asset = await delete_asset(services, caller, AssetKey(key))
     return {"asset": {"key": asset.key, "deletedAt": asset.deleted_at and instant(asset.deleted_at)}}
 
 
 @router.post("/api/features")
-async def create_feature(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
+async def create_feature(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
     return await vary(request, caller, services, await json_body(request))
 
 
 @router.get("/api/results/{uuid}")
-async def read_result(uuid: str, caller: Caller, services: Tools) -> dict[str, Any]:
+async def read_result(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Return a job's record; an unknown one is null, as the original answers."""
     try:
         found = await report(services, caller, JobId(uuid))
@@ -55,14 +56,14 @@ async def read_result(uuid: str, caller: Caller, services: Tools) -> dict[str, A
 
 
 @router.delete("/api/results/{uuid}")
-async def remove_result(uuid: str, caller: Caller, services: Tools) -> dict[str, Any]:
+async def remove_result(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Delete a job's variations, cancel it if it has not ended, and return what is left of its record."""
     await delete_result(services, caller, JobId(uuid))
     return await read_result(uuid, caller, services)
 
 
 @router.get("/models")
-async def list_models(services: Tools, feature: str = "IMAGE_VARIATOR") -> dict[str, Any]:
+async def list_models(services: ServicesDep, feature: str = "IMAGE_VARIATOR") -> dict[str, Any]:
     """List the models that have a feature, with their prices; needs no key."""
     return {"models": catalog(services.settings.teams.credits_per_usd) if feature == "IMAGE_VARIATOR" else []}
 
@@ -91,7 +92,7 @@ async def keep_form(request: Request, caller: ApiKey, services: Services) -> dic
 async def keep(request: Request, caller: ApiKey, services: Services, upload: Upload) -> dict[str, Any]:
     """Store an image and describe it."""
     once = once_of(request, caller, fingerprint("assets", upload.name, upload.digest))
-    return asset_answer(await store(services, caller, upload, once), services.objects)
+    return asset_answer(await store(services, caller, upload, once), upload.name, services.objects)
 
 
 async def vary(request: Request, caller: ApiKey, services: Services, body: Any) -> dict[str, Any]:
@@ -99,7 +100,8 @@ async def vary(request: Request, caller: ApiKey, services: Services, body: Any) 
     draft, reference = parse_submission(body, request.state.request_id, services.settings.api.wait_seconds)
     user = await services.run(get_user(caller.user_id))
     source = named_source(services, caller, reference, "promptObject.imageUrl")
-    found = await submit(services, caller, draft, source, once_of(request, caller, fingerprint("features", body)))
+    job = await submit(services, caller, draft, source, once_of(request, caller, fingerprint("features", body)))
+    found = await outcome(services, caller, job, draft.wait)
     with suppress(RecordsUnavailable):
         user = await services.run(get_user(caller.user_id))  # what the job cost is counted by now
     return ai_record(found, user, services.objects)

@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from api.fields import SHOWN, AreaMegapixels, Format, NumOutputs, Quality, Seed, Steps, explained, no_none
+from api.fields import SHOWN, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained, no_none
 from api.submission import Draft
 from shared.errors import UnsupportedModel
 from shared.jobs import Echo, OutputFormat
@@ -48,7 +48,7 @@ class PromptObject(BaseModel):
     seed: Seed | None = None
     output_quality: Quality = 80
     disable_safety_checker: bool = False
-    megapixels: AreaMegapixels = Megapixels.ONE
+    megapixels: MegapixelsField = Megapixels.ONE
 
 
 class Submission(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from api.onemin_requests import MODEL, TYPE
-from api.uploads import Stored
+from shared.assets import Asset
 from shared.cost import USD_PER_VARIATION
 from shared.images import ImageType
 from shared.job_store import Report
@@ -128,13 +128,13 @@ def catalog(credits_per_usd: int) -> list[dict[str, Any]]:
     return [model]
 
 
-def asset_answer(upload: Stored, objects: ObjectStore) -> dict[str, Any]:
+def asset_answer(asset: Asset, original_name: str, objects: ObjectStore) -> dict[str, Any]:
     """Return all fields that the Asset API's known clients read, each from its own place."""
-    asset, content_type = upload.asset, upload.asset.content_type
+    content_type = asset.content_type
     return {
         "asset": {
             "fieldname": "asset",
-            "originalname": upload.original_name,
+            "originalname": original_name,
             "encoding": "7bit",
             "mimetype": content_type,
             "size": asset.size_bytes,
@@ -150,12 +150,12 @@ def asset_answer(upload: Stored, objects: ObjectStore) -> dict[str, Any]:
                 "team-id": asset.team_id,
                 "user-id": asset.user_id,
                 "fieldname": "asset",
-                "originalname": upload.original_name,
+                "originalname": original_name,
                 "encoding": "7bit",
                 "mimetype": content_type,
             },
             "location": objects.location(asset.key),
-            "etag": upload.etag,
+            "etag": asset.etag,
         },
         "fileContent": {
             "uuid": str(uuid5(NAMESPACE_URL, asset.key)),

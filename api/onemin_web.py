@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Request
 
 from api.auth import Caller
 from api.onemin import json_body, keep, keep_form, vary
-from api.services import Tools
-from api.uploads import fetch
+from api.services import ServicesDep
+from api.sources import fetch
 from shared.errors import InvalidRequest, NotFound
 from shared.teams import Team, get_team
 
@@ -27,20 +27,20 @@ teams = APIRouter(prefix="/teams/{team}", dependencies=[Depends(require_own_team
 
 
 @router.get("/users")
-async def read_user(caller: Caller, services: Tools) -> dict[str, Any]:
+async def read_user(caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Return the key's user with its team."""
     team = await services.run(get_team(caller.team_id))
     return {"user": {"uuid": caller.user_id, "email": "", "name": caller.user_name, "teams": [{"team": _shown(team)}]}}
 
 
 @teams.get("/credits")
-async def read_credits(caller: Caller, services: Tools) -> dict[str, Any]:
+async def read_credits(caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Return what the team has left."""
     return {"credit": (await services.run(get_team(caller.team_id))).credit}
 
 
 @teams.post("/assets")
-async def create_asset(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
+async def create_asset(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Store the image in the multipart field ``asset``, or the one that ``fileUrl`` in a JSON body leads to."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         return await keep_form(request, caller, services)
@@ -52,7 +52,7 @@ async def create_asset(request: Request, caller: Caller, services: Tools) -> dic
 
 
 @teams.post("/features")
-async def create_feature(request: Request, caller: Caller, services: Tools) -> dict[str, Any]:
+async def create_feature(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """As ``POST /api/features``."""
     return await vary(request, caller, services, await json_body(request))
 

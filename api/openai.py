@@ -9,16 +9,17 @@ from api.auth import Caller
 from api.openai_requests import parse_form
 from api.openai_view import images_answer, require_success
 from api.repeats import once_of
-from api.services import Tools
-from api.submission import Draft, submit
-from api.uploads import form_with, receive, stored_source
+from api.services import ServicesDep
+from api.sources import stored_source
+from api.submission import Draft, outcome, submit
+from api.uploads import form_with, receive
 from shared.idempotency import fingerprint
 
 router = APIRouter(tags=["OpenAI"])
 PREFIXES: Final = ("/v1/openai", "/v1", "/api/v1")
 
 
-async def create_variation(request: Request, caller: Caller, services: Tools) -> JSONResponse:
+async def create_variation(request: Request, caller: Caller, services: ServicesDep) -> JSONResponse:
     """Make 1 to 4 variations of an image and wait for them.
 
     When they take longer than the service waits, the answer is 503, and the same request sent again, as OpenAI's SDKs
@@ -35,13 +36,14 @@ async def create_variation(request: Request, caller: Caller, services: Tools) ->
             wait=services.settings.api.openai_wait_seconds,
         )
         source = stored_source(services, caller, upload, image_once)
-        record = (await submit(services, caller, draft, source, once)).record
+        job = await submit(services, caller, draft, source, once)
+    record = (await outcome(services, caller, job, draft.wait)).record
     require_success(record)
     answer = await images_answer(services, record, asked.response_format)
     return JSONResponse(answer, headers={"x-job-id": record.id})
 
 
-async def list_names(_: Caller, services: Tools) -> dict[str, Any]:
+async def list_names(_: Caller, services: ServicesDep) -> dict[str, Any]:
     """List the names of the model."""
     owner = {"object": "model", "created": 0, "owned_by": "black-forest-labs"}
     return {"object": "list", "data": [{"id": name, **owner} for name in services.settings.api.openai_models]}

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import FormData
 
-from api.fields import SHOWN, AreaMegapixels, Format, NumOutputs, Quality, Seed, Steps, explained
+from api.fields import SHOWN, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained
 from api.onemin_requests import TYPE
 from shared.errors import InvalidRequest, UnsupportedModel
 from shared.jobs import Echo, OutputFormat
@@ -39,7 +39,7 @@ class VariationForm(BaseModel):
     size: Annotated[str, BeforeValidator(_known_size, json_schema_input_type=Literal[tuple(SIZES)])] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     aspect_ratio: AspectRatio = AspectRatio.SQUARE
-    megapixels: AreaMegapixels = Megapixels.ONE
+    megapixels: MegapixelsField = Megapixels.ONE
     num_inference_steps: Steps = 28
     seed: Seed | None = None
     output_format: Format = OutputFormat.JPG

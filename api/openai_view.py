@@ -6,18 +6,11 @@ from functools import partial
 from typing import Any, Final
 
 from api.services import Services
-from shared.errors import Canceled, ContentFlagged, JobError, NotFound, SourceUnusable, Unavailable
+from shared.errors import Canceled, ContentFlagged, JobError, NotFound, SourceUnusable, StillRunning
 from shared.jobs import JobRecord, JobStatus, Variation
 
 LINK: Final = timedelta(minutes=60)  #: how long a link works
 FAILURES: Final = {kind.code: kind for kind in (Canceled, ContentFlagged, SourceUnusable)}
-
-
-class StillRunning(Unavailable):
-    """The variations are not ready yet; the same request, sent again, waits for the same job."""
-
-    code = "STILL_RUNNING"
-    retry_after = 1
 
 
 def require_success(record: JobRecord) -> None:

@@ -13,7 +13,6 @@ from api.onemin_requests import Submission
 from api.onemin_view import STATUSES as RECORD_STATUSES
 from api.openai import PREFIXES
 from api.openai_requests import VariationForm
-from api.openai_view import StillRunning
 from api.problems import OPENAI, onemin_envelope, openai_envelope, status_of
 from api.repeats import LONGEST
 from shared import errors
@@ -131,7 +130,7 @@ def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
     linked = {"application/json": {"schema": _ref("FileUrl"), "example": examples["FileUrl"]}}
     feature = {"application/json": {"schema": _ref("Submission"), "example": examples["Submission"]}}
     form = {"multipart/form-data": {"schema": _ref("VariationForm"), "example": examples["VariationForm"]}}
-    ended = (errors.JobError, errors.ContentFlagged, errors.NotFound, StillRunning)
+    ended = (errors.JobError, errors.ContentFlagged, errors.NotFound, errors.StillRunning)
     return {
         "create_asset": Operation(("AssetAnswer",), asset, BODY),
         "create_asset_at_teams": Operation(("AssetAnswer",), asset | linked, (*BODY, errors.NotFound)),

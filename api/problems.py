@@ -6,7 +6,7 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from shared import errors
@@ -80,6 +80,7 @@ def add_handlers(app: FastAPI) -> None:
     """Answer every error in the envelope."""
     app.add_exception_handler(errors.ReduxqError, _on_ours)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_hung_up)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
@@ -95,7 +96,7 @@ async def _on_ours(request: Request, error: Exception) -> JSONResponse:
             headers["x-should-retry"] = "false"
     if retry_after := getattr(error, "retry_after", None):
         headers["Retry-After"] = str(retry_after)
-    return _answer(request, status, error.code, message, headers, getattr(error, "details", ()))
+    return _answer(request, status, error.code, message, headers=headers, details=getattr(error, "details", ()))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
@@ -105,18 +106,23 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         HTTPStatus.NOT_FOUND: f"there is no {request.url.path} here",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
     }.get(HTTPStatus(error.status_code), error.detail)
-    return _answer(request, error.status_code, HTTPStatus(error.status_code).name, what, error.headers)
+    return _answer(request, error.status_code, HTTPStatus(error.status_code).name, what, headers=error.headers)
+
+
+async def _on_hung_up(request: Request, _: Exception) -> JSONResponse:
+    """Answer nobody, for the log's sake."""
+    return _answer(request, HTTPStatus.BAD_REQUEST, "CLIENT_DISCONNECTED", "the client hung up")
 
 
 async def _on_unexpected(request: Request, _: Exception) -> JSONResponse:
     """Say nothing of the inside; the server logs the traceback."""
     message = "an unexpected error; the server's log has it under this request's x-request-id"
     headers = {"x-request-id": request.state.request_id}
-    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", message, headers)
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", message, headers=headers)
 
 
-def _answer(  # noqa: PLR0917  an error has as many parts
-    request: Request, status: int, code: str, message: str, headers: Any = None, details: Details = ()
+def _answer(
+    request: Request, status: int, code: str, message: str, *, headers: Any = None, details: Details = ()
 ) -> JSONResponse:
     if _asks_openai(request):
         return JSONResponse(openai_envelope(status, code, message, details), status, headers)
@@ -124,4 +130,4 @@ def _answer(  # noqa: PLR0917  an error has as many parts
 
 
 def _asks_openai(request: Request) -> bool:
-    return request.url.path.startswith(OPENAI)
+    return f"{request.url.path}/".startswith(OPENAI)

@@ -28,7 +28,8 @@ class Services:
     completions: Completions
     egress: Egress
     decoders: CapacityLimiter  #: images decoded at the same time
-    fetchers: CapacityLimiter  #: images fetched at the same time; slow ones must not keep the storage's threads
+    fetchers: CapacityLimiter  #: images fetched from elsewhere and not yet checked, at the same time
+    fetch_threads: CapacityLimiter  #: of their own, so that slow ones do not keep the storage's
 
     async def run(self, program: Program[T]) -> T:
         """Run a store operation."""
@@ -45,4 +46,4 @@ def services_of(request: Request) -> Services:
     return services
 
 
-Tools = Annotated[Services, Depends(services_of)]
+ServicesDep = Annotated[Services, Depends(services_of)]

@@ -1,19 +1,19 @@
 """The life of a submission, the same for every facade: what was asked becomes an accepted job."""
 
 import secrets
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from api.services import Services
+from api.sources import SourceContext
 from shared import idempotency
 from shared.cost import in_credits
 from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
 from shared.idempotency import Once
-from shared.ids import AssetKey, JobId
+from shared.ids import JobId
 from shared.job_store import Report
 from shared.jobs import SEEDS, Echo, JobRecord, Parameters
 from shared.keys import ApiKey
@@ -28,31 +28,47 @@ class Draft:
     wait: timedelta | None = None  #: how long the caller waits for the end; None: not at all
 
 
-Source = AbstractAsyncContextManager[AssetKey]  #: entered, it gives the source's key; left by a refusal, it undoes that
+class Accepted(NamedTuple):
+    """A job that stands."""
+
+    job_id: JobId
+    record: JobRecord | None  #: as it was accepted; None if the same request made it earlier
 
 
-async def submit(services: Services, caller: ApiKey, draft: Draft, source: Source, once: Once | None) -> Report:
-    """Accept a job, or find the one that the same request made earlier, and wait for its end if the caller does.
-
-    Once the job is accepted this returns its record, whatever happens to the servers: an error would make the client
-    ask, and pay, twice.
+async def submit(
+    services: Services, caller: ApiKey, draft: Draft, source: SourceContext, once: Once | None
+) -> Accepted:
+    """Accept a job, or find the one that the same request made earlier.
 
     Raises:
         InvalidRequest: If the source is no image of the caller's team, or the Idempotency-Key was used otherwise.
         InsufficientCredits, TooManyRequests: If the team may not have one more job.
         RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
-    earlier = await services.run(idempotency.find(once))
-    record = None if earlier else await _accept(services, caller, draft, source, once)
-    job_id = record.id if record else JobId(str(earlier))
+    if earlier := await services.run(idempotency.find(once)):
+        return Accepted(JobId(earlier), None)
+    record = await _accept(services, caller, draft, source, once)
+    return Accepted(record.id, record)
+
+
+async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Report:
+    """Wait for an accepted job's end, if the caller does, and return it as it is then.
+
+    A job that was accepted just now is reported whatever happens to the servers: an error would make the client ask,
+    and pay, twice.
+
+    Raises:
+        NotFound: If the earlier job is gone.
+        RecordsUnavailable: If it is an earlier one and the records server does not answer.
+    """
     try:
-        if draft.wait:
-            await services.completions.wait(job_id, partial(_has_ended, services, job_id), draft.wait)
-        return await report(services, caller, job_id)
+        if wait:
+            await services.completions.wait(job.job_id, partial(_has_ended, services, job.job_id), wait)
+        return await report(services, caller, job.job_id)
     except RecordsUnavailable:
-        if record is None:
+        if job.record is None:
             raise
-        return Report(record, progress=None, queue_position=None)
+        return Report(job.record, progress=None, queue_position=None)
 
 
 async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
@@ -67,11 +83,13 @@ async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
     return found
 
 
-async def _accept(services: Services, caller: ApiKey, draft: Draft, source: Source, once: Once | None) -> JobRecord:
+async def _accept(
+    services: Services, caller: ApiKey, draft: Draft, source: SourceContext, once: Once | None
+) -> JobRecord:
     if draft.parameters.get("disable_safety_checker") and not services.settings.api.allow_unchecked:
         what = "must be false: this service checks every variation"
         raise InvalidRequest.of("disable_safety_checker", what, value=True)
-    async with source as key:
+    async with source as (key, owned):
         seed = draft.parameters.get("seed")
         chosen = {**draft.parameters, "source": key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
         parameters, rules = Parameters(**chosen), services.settings.teams
@@ -81,6 +99,7 @@ async def _accept(services: Services, caller: ApiKey, draft: Draft, source: Sour
             user_id=caller.user_id,
             parameters=parameters,
             echo=draft.echo,
+            owns_source=owned,
             price=in_credits(parameters.usd, rules.credits_per_usd),
             created_at=datetime.now(UTC),
         )

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from shared import idempotency
 from shared.idempotency import Once
 from shared.ids import AssetKey, JobId, TeamId, UserId
-from shared.programs import Command, Guard, Program, broken_guard
+from shared.programs import Command, Guard, Program, broken_guard, commit
 
 
 class Asset(BaseModel):
@@ -21,33 +21,42 @@ class Asset(BaseModel):
     content_type: str
     size_bytes: int
     created_at: datetime
+    etag: str = ""  #: of an upload, with its quotes
     stored: bool = False  #: False: only its key is reserved
     job_id: JobId | None = None  #: whose variation it is
     deleted_at: datetime | None = None  #: its object is gone; the key stays taken
 
 
-def reserve(asset: Asset, once: Once | None = None) -> Program[AssetKey | None]:
+def reserve(asset: Asset, once: Once | None = None) -> Program[Asset | None]:
     """Take the key for its owner before anything is written there.
 
     Returns:
-        The key, or the one that the same request took earlier; None if the key is taken.
+        The asset, or the one that the same request reserved earlier, which may be stored or deleted by now; None if
+        the key is taken.
 
     Raises:
         IdempotencyKeyReused: If the earlier request was for something else.
     """
-    if earlier := (yield from idempotency.find(once)):
-        return AssetKey(earlier)
-    first, remember = idempotency.mark(once, asset.key)
-    free = Guard(("GET", _place(asset.key)), "")
-    broken = yield from broken_guard([free, *first], [_set(asset), *remember])
-    if broken in first:
-        return (yield from reserve(asset, once))
-    return asset.key if broken is None else None
+    earlier = yield from idempotency.find(once)
+    new = asset.model_copy(update={"key": AssetKey(earlier)}) if earlier else asset
+    if earlier and (text := (yield ("GET", _place(new.key)))):
+        return Asset.model_validate_json(text)
+    first, remember = idempotency.mark(None if earlier else once, new.key)
+    free = Guard(("GET", _place(new.key)), "")
+    broken = yield from broken_guard([free, *first], [_set(new), *remember])
+    if broken is None:
+        return new
+    return (yield from reserve(asset, once)) if earlier or broken in first else None
 
 
 def keep(asset: Asset) -> Command:
     """Return the command that says that the asset's object is in the bucket."""
-    return _set(asset.model_copy(update={"stored": True}))
+    return _set(kept(asset))
+
+
+def kept(asset: Asset) -> Asset:
+    """Return the asset as it is recorded once its object is in the bucket."""
+    return asset.model_copy(update={"stored": True})
 
 
 def confirm(asset: Asset) -> Program[None]:
@@ -60,9 +69,11 @@ def discard(key: AssetKey) -> Command:
     return ("DEL", _place(key))
 
 
-def release(key: AssetKey) -> Program[None]:
-    """Give a key back whose object was not written."""
-    yield discard(key)
+def release(reserved: Asset, once: Once | None = None) -> Program[None]:
+    """Give a key back, and what remembers it, unless somebody changed its record meanwhile."""
+    forget: list[Command] = [("DEL", once.place)] if once else []
+    unchanged = Guard(("GET", _place(reserved.key)), reserved.model_dump_json())
+    yield from commit([unchanged], [discard(reserved.key), *forget])
 
 
 def bury(asset: Asset, now: datetime) -> Program[Asset]:

@@ -16,6 +16,7 @@ ReduxqError
 ├── TooManyRequests
 ├── Unavailable              a server we stand on does not answer
 │   ├── RecordsUnavailable
+│   ├── StillRunning
 │   ├── StorageUnavailable
 │   └── EgressUnavailable
 ├── Misconfigured            nothing starts until the operator mends it
@@ -43,6 +44,9 @@ class ReduxqError(Exception):
     code: ClassVar[str] = "ERROR"
     retryable: ClassVar[bool] = False
 
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        cls.code = code or cls.code
+
     def __init__(self, message: str | None = None) -> None:
         self.message = message or self.summary
         super().__init__(self.message)
@@ -53,10 +57,8 @@ class ReduxqError(Exception):
         return (type(self).__doc__ or "").strip()
 
 
-class InvalidRequest(ReduxqError):
+class InvalidRequest(ReduxqError, code="VALIDATION_ERROR"):
     """The request is not valid."""
-
-    code = "VALIDATION_ERROR"
 
     def __init__(self, message: str | None = None, *, details: tuple[dict[str, Any], ...] = ()) -> None:
         super().__init__(message)
@@ -68,90 +70,73 @@ class InvalidRequest(ReduxqError):
         return cls(f"{field}: {message}", details=({"field": field, "value": value, "message": message},))
 
 
-class UnsupportedModel(InvalidRequest):
+class UnsupportedModel(InvalidRequest, code="UNSUPPORTED_MODEL"):
     """The model is not supported."""
 
-    code = "UNSUPPORTED_MODEL"
 
-
-class UploadTooLarge(InvalidRequest):
+class UploadTooLarge(InvalidRequest, code="PAYLOAD_TOO_LARGE"):
     """The request body is too large."""
 
-    code = "PAYLOAD_TOO_LARGE"
 
-
-class UnsupportedMediaType(InvalidRequest):
+class UnsupportedMediaType(InvalidRequest, code="UNSUPPORTED_MEDIA_TYPE"):
     """The request body is of a type that is not supported here."""
-
-    code = "UNSUPPORTED_MEDIA_TYPE"
 
 
 class UnsupportedImage(UnsupportedMediaType):
     """The image is of a type that is not supported."""
 
 
-class BrokenImage(InvalidRequest):
+class BrokenImage(InvalidRequest, code="INVALID_IMAGE"):
     """The image cannot be decoded."""
 
-    code = "INVALID_IMAGE"
 
-
-class EgressRefused(InvalidRequest):
+class EgressRefused(InvalidRequest, code="URL_REFUSED"):
     """The URL must not be called."""
 
-    code = "URL_REFUSED"
 
-
-class EgressFailed(InvalidRequest):
+class EgressFailed(InvalidRequest, code="URL_FAILED"):
     """The URL's server does not answer over https."""
 
-    code = "URL_FAILED"
 
-
-class IdempotencyKeyReused(InvalidRequest):
+class IdempotencyKeyReused(InvalidRequest, code="IDEMPOTENCY_KEY_REUSED"):
     """The Idempotency-Key was used for another request within the last 24 hours."""
 
-    code = "IDEMPOTENCY_KEY_REUSED"
 
-
-class Unauthorized(ReduxqError):
+class Unauthorized(ReduxqError, code="HTTP_EXCEPTION"):  # the word the original service uses for it
     """The API key is missing or not valid."""
 
-    code = "HTTP_EXCEPTION"  # the word the original service uses for it
 
-
-class NotFound(ReduxqError):
+class NotFound(ReduxqError, code="NOT_FOUND"):
     """There is no such thing."""
 
-    code = "NOT_FOUND"
 
-
-class InsufficientCredits(ReduxqError):
+class InsufficientCredits(ReduxqError, code="INSUFFICIENT_CREDITS"):
     """The team has too few credits."""
 
-    code = "INSUFFICIENT_CREDITS"
 
-
-class TooManyRequests(ReduxqError):
+class TooManyRequests(ReduxqError, code="RATE_LIMIT_EXCEEDED"):
     """Too many requests."""
-
-    code = "RATE_LIMIT_EXCEEDED"
 
     def __init__(self, message: str | None = None, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after  #: seconds until trying again may help
 
 
-class Unavailable(ReduxqError):
+class Unavailable(ReduxqError, code="SERVICE_UNAVAILABLE"):
     """The service cannot be reached right now."""
 
-    code = "SERVICE_UNAVAILABLE"
     retryable = True
     retry_after: ClassVar[int] = 2  #: seconds until a client may try again
 
 
 class RecordsUnavailable(Unavailable):
     """The records server cannot be reached."""
+
+
+class StillRunning(Unavailable, code="STILL_RUNNING"):
+    """The variations are not ready yet; the same request, sent again, waits for the same job."""
+
+    retry_after = 1
 
 
 class StorageUnavailable(Unavailable):
@@ -162,52 +147,36 @@ class EgressUnavailable(Unavailable):
     """The egress proxy cannot be reached."""
 
 
-class Misconfigured(ReduxqError):
+class Misconfigured(ReduxqError, code="MISCONFIGURED"):
     """A setting is missing or wrong."""
 
-    code = "MISCONFIGURED"
 
-
-class ModelUnavailable(Misconfigured):
+class ModelUnavailable(Misconfigured, code="MODEL_UNAVAILABLE"):
     """The model's weights cannot be loaded."""
 
-    code = "MODEL_UNAVAILABLE"
 
-
-class JobError(ReduxqError):
+class JobError(ReduxqError, code="JOB_FAILED"):
     """The job failed."""
 
-    code = "JOB_FAILED"
 
-
-class Canceled(JobError):
+class Canceled(JobError, code="CANCELED"):
     """The job was canceled."""
 
-    code = "CANCELED"
 
-
-class ContentFlagged(JobError):
+class ContentFlagged(JobError, code="CONTENT_FLAGGED"):
     """The safety checker flagged every variation."""
 
-    code = "CONTENT_FLAGGED"
 
-
-class ModelFailed(JobError):
+class ModelFailed(JobError, code="MODEL_FAILED"):
     """The model failed while it made the variations."""
 
-    code = "MODEL_FAILED"
 
-
-class SourceUnusable(JobError):
+class SourceUnusable(JobError, code="SOURCE_UNUSABLE"):
     """The source image can no longer be read."""
 
-    code = "SOURCE_UNUSABLE"
 
-
-class TooManyAttempts(JobError):
+class TooManyAttempts(JobError, code="TOO_MANY_ATTEMPTS"):
     """The job's attempts failed too often."""
-
-    code = "TOO_MANY_ATTEMPTS"
 
 
 class LeaseLost(ReduxqError):

@@ -47,7 +47,7 @@ def find(once: Once | None) -> Program[str | None]:
         return None
     asked, made = found.split(" ", 1)
     if asked != once.fingerprint:
-        raise IdempotencyKeyReused
+        raise IdempotencyKeyReused.of("Idempotency-Key", "was used for another request within the last 24 hours")
     return str(made)
 
 

@@ -14,8 +14,9 @@ from shared.assets import Asset, discard, keep
 from shared.errors import LeaseLost, NotFound, TooManyRequests
 from shared.idempotency import Once
 from shared.ids import JobId, TeamId
-from shared.jobs import JobRecord, JobStatus, Transition
+from shared.jobs import JobRecord, JobStatus
 from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit
+from shared.transitions import Transition
 
 #: Sorted sets of job ids by time of acceptance, one for each status the dispatcher looks after.
 INDICES: Final = {JobStatus.QUEUED: "jobs:queued", JobStatus.RUNNING: "jobs:running"}
@@ -174,8 +175,10 @@ class JobStore:
             effects += [("DEL", _lease(after.id), _progress(after.id)), *ring()]
         if after.finished and not (before and before.finished):
             effects += _completion(after)
-        gone = set(before.variations if before else ()) - set(after.variations)
-        return [*effects, *(discard(variation.key) for variation in gone)]
+        if before and after.erased_at and not before.erased_at:
+            own = [before.parameters.source] if before.owns_source else []
+            effects += [discard(key) for key in (*(variation.key for variation in before.variations), *own)]
+        return effects
 
 
 def ring() -> list[Command]:

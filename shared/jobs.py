@@ -1,20 +1,14 @@
-"""A job's record as a value, with its transitions as pure functions.
+"""A job's record as a value."""
 
-A transition takes a record and gives the next one, or raises; it may run more than once. What a change means for
-indices, leases and credits follows from the two records alone and is worked out where they are stored.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
-from math import ceil
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.cost import price_in_usd
-from shared.errors import Canceled, ContentFlagged, IllegalTransition, LeaseLost, ReduxqError, TooManyAttempts
 from shared.ids import AssetKey, JobId, TeamId, UserId
 from shared.sizes import AspectRatio, Megapixels, Size, size_of
 
@@ -144,7 +138,7 @@ class JobRecord(_Value):
     user_id: UserId
     parameters: Parameters
     echo: Echo
-    price: int  #: credits reserved at acceptance
+    price: int = 0  #: credits reserved at acceptance
     charged: int = 0  #: credits that were used of them, known at the end
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0  #: starts so far; fences off workers that lost the job
@@ -152,7 +146,9 @@ class JobRecord(_Value):
     created_at: datetime
     started_at: datetime | None = None  #: of the newest attempt
     finished_at: datetime | None = None
+    owns_source: bool = False  #: its source was stored for it alone
     planned_keys: tuple[AssetKey, ...] = ()  #: where the newest attempt writes its variations
+    abandoned_keys: tuple[AssetKey, ...] = ()  #: where earlier attempts may have written some
     variations: tuple[Variation, ...] = ()
     flagged: tuple[Flagged, ...] = ()
     failure: Failure | None = None
@@ -165,136 +161,6 @@ class JobRecord(_Value):
         return self.status in TERMINAL
 
 
-Transition = Callable[[JobRecord], JobRecord]
-
-
-def claim(record: JobRecord, *, now: datetime, prefix: str, digits: Sequence[int]) -> JobRecord:
-    """Start the next attempt and plan its output keys.
-
-    Args:
-        record: The job to start.
-        now: Stamp of the attempt and its keys.
-        prefix: What the operator's object keys start with.
-        digits: A number of six digits for each possible variation, drawn at random and all different.
-
-    Raises:
-        IllegalTransition: If the job is not queued: someone else has it, or it has ended.
-    """
-    if record.status is not JobStatus.QUEUED:
-        raise IllegalTransition(f"job {record.id} is {record.status}, not queued")
-    stamp, extension = key_stamp(now), record.parameters.output_format
-    planned = (AssetKey(f"{prefix}images/{stamp}_{n:06d}.{extension}") for n in digits)
-    return _changed(
-        record,
-        status=JobStatus.RUNNING,
-        attempt=record.attempt + 1,
-        started_at=now,
-        planned_keys=tuple(planned)[: record.parameters.num_outputs],
-    )
-
-
-def finish(
-    record: JobRecord,
-    *,
-    attempt: int,
-    variations: tuple[Variation, ...],
-    flagged: tuple[Flagged, ...] = (),
-    model: ModelIdentity,
-    timings: Mapping[str, float],
-    now: datetime,
-) -> JobRecord:
-    """End the job with what the model made: a success that costs the share of its price for what is delivered.
-
-    With every variation flagged it is a failure. Repeating it for the attempt that did so changes nothing.
-
-    Raises:
-        LeaseLost: If another attempt owns the job or ended it.
-    """
-    if record.finished and record.model and record.attempt == attempt:  # only this transition tells the model
-        return record
-    _require_held(record, attempt)
-    made = _changed(record, flagged=flagged, model=model, timings=timings)
-    if flagged and not variations:
-        scores = ", ".join(f"{withheld.score:g}" for withheld in flagged)
-        return _failed(made, ContentFlagged(f"{ContentFlagged.__doc__} Scores: {scores}"), now)
-    charged = ceil(Fraction(record.price * len(variations), record.parameters.num_outputs))
-    return _changed(made, status=JobStatus.SUCCEEDED, finished_at=now, variations=variations, charged=charged)
-
-
-def fail(record: JobRecord, *, attempt: int, error: ReduxqError, now: datetime) -> JobRecord:
-    """End the job for good. Repeating it for the attempt that did so changes nothing.
-
-    Raises:
-        LeaseLost: If another attempt owns the job or ended it.
-    """
-    if record.status is JobStatus.FAILED and record.attempt == attempt:
-        return record
-    _require_held(record, attempt)
-    return _failed(record, error, now)
-
-
-def cancel(record: JobRecord, *, now: datetime) -> JobRecord:
-    """End the job because its owner wants that; one that has ended stays as it is."""
-    if record.finished:
-        return record
-    return _changed(_failed(record, Canceled(), now), status=JobStatus.CANCELED)
-
-
-def erase(record: JobRecord, *, now: datetime) -> JobRecord:
-    """Leave a tombstone: what was paid and when, but nothing of what the client sent or got.
-
-    Raises:
-        IllegalTransition: If the job has not ended.
-    """
-    if record.erased_at:
-        return record
-    if not record.finished:
-        raise IllegalTransition(f"job {record.id} is {record.status}; only one that has ended can be erased")
-    echo = record.echo.model_copy(update={"prompt_object": "{}", "metadata": "null", "end_user": None})
-    return _changed(record, variations=(), planned_keys=(), echo=echo, erased_at=now)
-
-
-def hand_back(record: JobRecord, *, attempt: int) -> JobRecord:
-    """Put an attempt that its worker gave up unharmed back into the queue; it counts as no failure.
-
-    Repeating it for the attempt that did so changes nothing, as with :func:`fail_attempt`.
-    """
-    if record.status is JobStatus.QUEUED and record.attempt == attempt:
-        return record
-    _require_held(record, attempt)
-    return _changed(record, status=JobStatus.QUEUED)
-
-
-def fail_attempt(record: JobRecord, *, attempt: int, reason: str, limit: int, now: datetime) -> JobRecord:
-    """Put the job back into the queue, or end it when ``limit`` attempts have failed.
-
-    Raises:
-        LeaseLost: If another attempt owns the job or ended it.
-    """
-    if record.status in {JobStatus.QUEUED, JobStatus.FAILED} and record.attempt == attempt:
-        return record
-    _require_held(record, attempt)
-    failed = record.failed_attempts + 1
-    counted = _changed(record, failed_attempts=failed)
-    if failed >= limit:
-        return _failed(counted, TooManyAttempts(f"{failed} attempts failed; the last: {reason}"), now)
-    return _changed(counted, status=JobStatus.QUEUED)
-
-
 def key_stamp(now: datetime) -> str:
     """Return ``YYYY_MM_DD_HH_MM_SS_mmm`` of a UTC instant, as object keys carry it."""
     return now.strftime("%Y_%m_%d_%H_%M_%S_") + f"{now.microsecond // 1000:03d}"
-
-
-def _require_held(record: JobRecord, attempt: int) -> None:
-    if record.status is not JobStatus.RUNNING or record.attempt != attempt:
-        raise LeaseLost(f"attempt {attempt} no longer owns job {record.id} ({record.status}, attempt {record.attempt})")
-
-
-def _failed(record: JobRecord, error: ReduxqError, now: datetime) -> JobRecord:
-    failure = Failure(code=error.code, name=type(error).__name__, message=error.message)
-    return _changed(record, status=JobStatus.FAILED, finished_at=now, failure=failure)
-
-
-def _changed(record: JobRecord, **fields: object) -> JobRecord:
-    return record.model_copy(update=fields)

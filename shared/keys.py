@@ -20,7 +20,7 @@ ID_LENGTH: Final = 12
 SECRET_LENGTH: Final = 32  #: 190 bits
 CHECKSUM_LENGTH: Final = 8  #: CRC-32 in hexadecimal: a mistyped key needs no look-up
 OWNER: Final = {"team_id", "team_name", "user_id", "user_name"}  #: what a key's successor takes over
-INDEX: Final = "keys"  #: set of all key ids
+INDEX: Final = "api_keys"  #: set of all key ids
 
 
 class ApiKey(BaseModel):
@@ -142,7 +142,7 @@ def _get(key_id: KeyId) -> Program[ApiKey | None]:
 
 
 def _place(key_id: KeyId) -> str:
-    return f"key:{key_id}"
+    return f"api_key:{key_id}"
 
 
 def _draw(length: int) -> str:

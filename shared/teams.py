@@ -7,7 +7,7 @@ its end.
 
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Final
+from typing import Final, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
@@ -16,8 +16,9 @@ from shared.errors import InsufficientCredits, InvalidRequest, NotFound, ReduxqE
 from shared.ids import TeamId, UserId
 from shared.programs import Bounds, Command, Guard, Program, commit
 
-CREDIT: Final = 100_000_000  #: credits that a team starts with, and what each of its users may use of them: 100 USD
-NAMES: Final = "teams"  #: hash of team ids by name
+STARTING_CREDIT: Final = 100_000_000  #: of a team, and limit of each of its users; 100 USD at the default rate
+Value = TypeVar("Value", bound=BaseModel)
+NAMES: Final = "team_ids"  #: hash of team ids by name
 
 
 class Team(BaseModel):
@@ -63,7 +64,7 @@ def create_team(name: str, credit: int) -> Program[None]:
 
 def ensure_user(team_name: str, user_name: str) -> Program[TeamUser]:
     """Return the user of that name in the team of that name; either is made if it does not exist."""
-    yield from _add_team(team_name, CREDIT)
+    yield from _add_team(team_name, STARTING_CREDIT)
     team_id = yield from _team_id(team_name)
     users, now = _users(team_id), datetime.now(UTC)
     new = TeamUser(
@@ -71,8 +72,8 @@ def ensure_user(team_name: str, user_name: str) -> Program[TeamUser]:
         user_id=UserId(str(uuid4())),
         user_name=user_name,
         role="MEMBER" if (yield ("HLEN", users)) else "ADMIN",
-        credit_limit=CREDIT,
-        credit_left=CREDIT,
+        credit_limit=STARTING_CREDIT,
+        credit_left=STARTING_CREDIT,
         created_at=now,
         updated_at=now,
     )
@@ -81,27 +82,13 @@ def ensure_user(team_name: str, user_name: str) -> Program[TeamUser]:
 
 
 def get_user(user_id: UserId) -> Program[TeamUser]:
-    """Return a user with what it has used so far.
-
-    Raises:
-        NotFound: If there is none.
-    """
-    fields = yield ("HGETALL", _user(user_id))
-    if not fields:
-        raise NotFound(f"there is no user {user_id}")
-    return TeamUser.model_validate(fields)
+    """Return a user with what it has used so far; NotFound if there is none."""
+    return _read(TeamUser, _user(user_id))
 
 
 def get_team(team_id: TeamId) -> Program[Team]:
-    """Return a team with what it has left.
-
-    Raises:
-        NotFound: If there is none.
-    """
-    fields = yield ("HGETALL", _team(team_id))
-    if not fields:
-        raise NotFound(f"there is no team {team_id}")
-    return Team.model_validate(fields)
+    """Return a team with what it has left; NotFound if there is none."""
+    return _read(Team, _team(team_id))
 
 
 def list_teams() -> Program[list[Team]]:
@@ -177,6 +164,13 @@ def _add(names: str, name: str, new_id: str, place: str, value: BaseModel) -> Pr
     """Store a value together with its name; return False if the name is taken."""
     fields = chain.from_iterable(value.model_dump(mode="json").items())
     return commit([Guard(("HGET", names, name), "")], [("HSET", names, name, new_id), ("HSET", place, *fields)])
+
+
+def _read(kind: type[Value], place: str) -> Program[Value]:
+    fields = yield ("HGETALL", place)
+    if not fields:
+        raise NotFound(f"there is no {place.replace(':', ' ')}")
+    return kind.model_validate(fields)
 
 
 def _team_id(name: str) -> Program[TeamId]:

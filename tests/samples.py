@@ -9,8 +9,9 @@ import redis
 from PIL import Image
 
 from shared.ids import AssetKey, JobId, TeamId, UserId
-from shared.jobs import Echo, JobRecord, ModelIdentity, Parameters, Variation, claim
+from shared.jobs import Echo, JobRecord, ModelIdentity, Parameters, Variation
 from shared.teams import Team, TeamUser
+from shared.transitions import claim
 
 PRICE = 1000  #: credits, whatever the parameters
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)

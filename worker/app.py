@@ -36,7 +36,7 @@ class Worker:
         self._engine = Engine(model)
         self._keeper = LeaseKeeper(records, store, name=self._name, slots=settings.worker.slots)
         self._runner = Runner(
-            settings,
+            settings=settings,
             update=lambda job_id, transition: run(records, store.update(job_id, transition)),
             keeper=self._keeper,
             objects=ObjectStore(settings.storage),

@@ -8,11 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 from shared.images import ImageType, Picture
 from shared.jobs import OutputFormat
 
-TYPES: Final = {
-    OutputFormat.WEBP: ImageType.WEBP,
-    OutputFormat.JPG: ImageType.JPEG,
-    OutputFormat.PNG: ImageType.PNG,
-}
+TYPES: Final = {known.extension: known for known in ImageType}
 
 #: Says that a trained model made the picture. Source: IPTC, Digital Source Type vocabulary.
 XMP: Final = (
@@ -25,13 +21,7 @@ XMP: Final = (
 
 
 def encode(picture: Picture, output_format: OutputFormat, quality: int) -> bytes:
-    """Return the picture as a file with the XMP mark.
-
-    Args:
-        picture: RGB.
-        output_format: File type.
-        quality: 1 ... 100, for WebP and JPEG.
-    """
+    """Return an RGB picture as a file with the XMP mark; ``quality`` is 1 ... 100, for WebP and JPEG."""
     file, image_type = BytesIO(), TYPES[output_format]
     picture.save(file, format=image_type.name, **_options(image_type, quality))
     return file.getvalue()

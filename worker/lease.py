@@ -60,14 +60,7 @@ class Lease:
 
 
 class LeaseKeeper:
-    """Renews all leases of this worker and announces it while it lives.
-
-    Args:
-        records: Client of the records server.
-        store: Programs on jobs.
-        name: This worker's name.
-        slots: Jobs it holds at a time.
-    """
+    """Renews all leases of this worker and announces it, with the number of jobs it can hold, while it lives."""
 
     def __init__(self, records: redis.Redis, store: JobStore, *, name: str, slots: int) -> None:
         self._records = records

@@ -8,29 +8,20 @@ or Redis here.
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 import structlog
 
-from shared import jobs
-from shared.errors import (
-    BrokenImage,
-    IllegalTransition,
-    LeaseLost,
-    ModelFailed,
-    NotFound,
-    RecordsUnavailable,
-    ReduxqError,
-    ShuttingDown,
-    SourceUnusable,
-)
+from shared import errors, transitions
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
-from shared.jobs import Flagged, JobRecord, ModelIdentity, Transition, Variation
+from shared.jobs import Flagged, JobRecord, ModelIdentity, Variation
 from shared.object_store import ObjectStore
 from shared.settings import Settings
+from shared.transitions import Transition
 from worker.encoding import TYPES, encode
 from worker.engine import Engine
 from worker.lease import Lease, LeaseKeeper
@@ -56,39 +47,17 @@ class Stopwatch:
         self._last = now
 
 
+@dataclass(frozen=True, kw_only=True)
 class Runner:
-    """Runs jobs, each in the thread that calls :meth:`run`.
+    """Runs jobs, each in the thread that calls :meth:`run`."""
 
-    Args:
-        settings: The operator's prefix, limit of failed attempts and safety threshold.
-        update: Changes a stored record by a transition.
-        keeper: Keeps claimed jobs' leases renewed.
-        objects: Where sources and variations are.
-        engine: Makes the variations.
-        score: The safety checker.
-        model: What the record says about the weights.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        update: Callable[[JobId, Transition], JobRecord],
-        keeper: LeaseKeeper,
-        objects: ObjectStore,
-        engine: Engine,
-        score: Score,
-        model: ModelIdentity,
-    ) -> None:
-        self._prefix = settings.storage.prefix
-        self._limit = settings.jobs.max_failed_attempts
-        self._threshold = settings.model.safety_threshold
-        self._update = update
-        self._keeper = keeper
-        self._objects = objects
-        self._engine = engine
-        self._score = score
-        self._model = model
+    settings: Settings
+    update: Callable[[JobId, Transition], JobRecord]  #: changes a stored record
+    keeper: LeaseKeeper
+    objects: ObjectStore
+    engine: Engine
+    score: Score
+    model: ModelIdentity  #: what the record says about the weights
 
     def run(self, job_id: JobId) -> JobRecord | None:
         """Run a job's next attempt.
@@ -99,22 +68,21 @@ class Runner:
         """
         try:
             record = self._claim(job_id)
-        except (NotFound, IllegalTransition, RecordsUnavailable) as error:
+        except (errors.NotFound, errors.IllegalTransition, errors.RecordsUnavailable) as error:
             log.info("not claimed", job=job_id, reason=error.message)
             return None
-        with self._keeper.hold(record) as lease:
+        with self.keeper.hold(record) as lease:
             try:
                 return self._settle(record, self._attempt(record, lease))
-            except LeaseLost as error:
+            except errors.LeaseLost as error:
                 log.warning("lost the job", job=job_id, attempt=record.attempt, reason=error.message)
-            except ShuttingDown:
+            except errors.ShuttingDown:
                 log.warning("left the job to its lease", job=job_id, attempt=record.attempt)
             return None
 
     def _claim(self, job_id: JobId) -> JobRecord:
-        digits = random.SystemRandom().sample(range(1_000_000), k=4)
-        transition = partial(jobs.claim, now=datetime.now(UTC), prefix=self._prefix, digits=digits)
-        return self._update(job_id, transition)
+        prefix, digits = self.settings.storage.prefix, random.SystemRandom().sample(range(1_000_000), k=4)
+        return self.update(job_id, partial(transitions.claim, now=datetime.now(UTC), prefix=prefix, digits=digits))
 
     def _attempt(self, record: JobRecord, lease: Lease) -> Transition:
         """Do the job's work and return the transition that says how it went.
@@ -125,34 +93,38 @@ class Runner:
         log.info("started", job=record.id, attempt=record.attempt)
         try:
             return self._vary(record, lease)
-        except LeaseLost:
+        except errors.LeaseLost:
             raise
-        except ShuttingDown:
-            return partial(jobs.hand_back, attempt=record.attempt)
+        except errors.ShuttingDown:
+            return partial(transitions.hand_back, attempt=record.attempt)
         except Exception as error:
-            if isinstance(error, ReduxqError) and not error.retryable:
-                return partial(jobs.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
+            if isinstance(error, errors.ReduxqError) and not error.retryable:
+                return partial(transitions.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
             log.exception("an attempt failed", job=record.id, attempt=record.attempt)
             lease.pause(OUTAGE)
-            reason = error.summary if isinstance(error, ReduxqError) else type(error).__name__
+            reason = error.summary if isinstance(error, errors.ReduxqError) else type(error).__name__
             return partial(
-                jobs.fail_attempt, attempt=record.attempt, reason=reason, limit=self._limit, now=datetime.now(UTC)
+                transitions.fail_attempt,
+                attempt=record.attempt,
+                reason=reason,
+                limit=self.settings.jobs.max_failed_attempts,
+                now=datetime.now(UTC),
             )
 
     def _vary(self, record: JobRecord, lease: Lease) -> Transition:
         watch = Stopwatch()
         source = self._read_source(record.parameters.source)
         watch.lap("sourceSeconds")
-        pictures = self._engine.vary(source, record.parameters.recipe, lease)
+        pictures = self.engine.vary(source, record.parameters.recipe, lease)
         watch.lap("modelSeconds")
-        flagged, model = tuple[Flagged, ...](), self._model.model_copy(update={"safety_checker": None})
+        flagged, model = tuple[Flagged, ...](), self.model.model_copy(update={"safety_checker": None})
         if not record.parameters.disable_safety_checker:
-            flagged, model = self._flag(record.parameters.seeds, pictures), self._model
+            flagged, model = self._flag(record.parameters.seeds, pictures), self.model
             watch.lap("safetySeconds")
         variations = self._store(record, pictures, flagged, lease)
         watch.lap("storeSeconds")
         return partial(
-            jobs.finish,
+            transitions.finish,
             attempt=record.attempt,
             variations=variations,
             flagged=flagged,
@@ -163,20 +135,21 @@ class Runner:
 
     def _read_source(self, key: AssetKey) -> Picture:
         try:
-            return read_source(self._objects.get(key))
-        except NotFound as error:
-            raise SourceUnusable(f"the source {key} is no longer in the store") from error
-        except BrokenImage as error:
-            raise SourceUnusable(f"the source {key}: {error.message}") from error
+            return read_source(self.objects.get(key))
+        except errors.NotFound as error:
+            raise errors.SourceUnusable(f"the source {key} is no longer in the store") from error
+        except errors.BrokenImage as error:
+            raise errors.SourceUnusable(f"the source {key}: {error.message}") from error
 
     def _flag(self, seeds: tuple[int, ...], pictures: list[Picture]) -> tuple[Flagged, ...]:
         """Return what must be withheld; a checker that fails ends the job, so that nothing goes out unchecked."""
         try:
-            scored = list(zip(seeds, self._score(pictures), strict=True))
+            scored = list(zip(seeds, self.score(pictures), strict=True))
         except Exception as error:
             log.exception("the safety checker failed")
-            raise ModelFailed(f"The safety checker failed. {type(error).__name__}: {error}") from error
-        return tuple(Flagged(seed=seed, score=round(score, 4)) for seed, score in scored if score >= self._threshold)
+            raise errors.ModelFailed(f"The safety checker failed. {type(error).__name__}: {error}") from error
+        threshold = self.settings.model.safety_threshold
+        return tuple(Flagged(seed=seed, score=round(score, 4)) for seed, score in scored if score >= threshold)
 
     def _store(
         self, record: JobRecord, pictures: list[Picture], flagged: tuple[Flagged, ...], lease: Lease
@@ -191,7 +164,7 @@ class Runner:
                     continue
                 lease.check()
                 data = encode(picture, parameters.output_format, parameters.output_quality)
-                self._objects.put(key, data, content_type)
+                self.objects.put(key, data, content_type)
                 stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
         except Exception:
             self._discard(record)
@@ -207,14 +180,14 @@ class Runner:
         """
         while True:
             try:
-                settled = self._update(record.id, transition)
-            except LeaseLost:
+                settled = self.update(record.id, transition)
+            except errors.LeaseLost:
                 self._discard(record)
                 raise
-            except RecordsUnavailable as error:
+            except errors.RecordsUnavailable as error:
                 log.warning("cannot finish yet", job=record.id, reason=error.message)
-                if self._keeper.ending:
-                    raise self._keeper.ending from error
+                if self.keeper.ending:
+                    raise self.keeper.ending from error
                 time.sleep(PAUSE)
             else:
                 log.info("settled", job=settled.id, attempt=record.attempt, status=settled.status)
@@ -224,6 +197,6 @@ class Runner:
         """Remove what the attempt stored; its keys are its own, so nothing published can be among it."""
         for key in record.planned_keys:
             try:
-                self._objects.delete(key)
-            except ReduxqError as error:
+                self.objects.delete(key)
+            except errors.ReduxqError as error:
                 log.warning("left an object behind", key=key, reason=error.message)

@@ -101,33 +101,37 @@ def test_a_retry_of_what_never_arrived_is_a_job_that_later_retries_find(records:
     assert spent(records) == PRICE
 
 
+def key_of(reserved: Asset | None) -> AssetKey | None:
+    return reserved.key if reserved else None
+
+
 def test_the_same_upload_with_the_same_key_is_one_asset(records: redis.Redis) -> None:
     once = keyed(TEAM, "upload 5", ASKED)
     cat, dog = asset("cat"), asset("dog")
-    assert run(records, assets.reserve(cat, once)) == cat.key
-    assert run(records, assets.reserve(dog, once)) == cat.key
+    assert key_of(run(records, assets.reserve(cat, once))) == cat.key
+    assert key_of(run(records, assets.reserve(dog, once))) == cat.key
     with pytest.raises(IdempotencyKeyReused):
         run(records, assets.reserve(dog, keyed(TEAM, "upload 5", fingerprint("another picture"))))
-    assert run(records, assets.reserve(dog)) == dog.key
+    assert key_of(run(records, assets.reserve(dog))) == dog.key
 
 
 def test_an_upload_that_is_no_retry_takes_a_key_of_its_own(records: redis.Redis) -> None:
     again, anew = (retried(KeyId("one"), ASKED, retry=retry) for retry in (True, False))
     cat, dog, fox = asset("cat"), asset("dog"), asset("fox")
-    assert run(records, assets.reserve(cat, anew)) == cat.key
-    assert run(records, assets.reserve(dog, anew)) == dog.key
-    assert run(records, assets.reserve(fox, again)) == dog.key
+    assert key_of(run(records, assets.reserve(cat, anew))) == cat.key
+    assert key_of(run(records, assets.reserve(dog, anew))) == dog.key
+    assert key_of(run(records, assets.reserve(fox, again))) == dog.key
 
 
 def test_a_key_that_is_taken_is_not_remembered_as_the_requests_own(records: redis.Redis) -> None:
     once, cat, dog = keyed(TEAM, "upload 5", ASKED), asset("cat"), asset("dog")
     run(records, assets.reserve(cat))
     assert run(records, assets.reserve(cat, once)) is None
-    assert run(records, assets.reserve(dog, once)) == dog.key
+    assert key_of(run(records, assets.reserve(dog, once))) == dog.key
 
 
 def test_of_twenty_twins_of_an_upload_one_takes_a_key(records: redis.Redis, valkey: str) -> None:
     once = keyed(TEAM, "upload 5", ASKED)
     found = run_together(valkey, (assets.reserve(asset(f"cat-{number}"), once) for number in range(20)))
-    assert len(set(found)) == 1
+    assert len({key_of(reserved) for reserved in found}) == 1
     assert len(list(records.scan_iter("asset:*"))) == 1

@@ -14,8 +14,9 @@ from shared import assets, dispatch_store
 from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
 from shared.job_store import COMPLETIONS, JobStore, Progress
-from shared.jobs import JobRecord, JobStatus, fail, fail_attempt, finish, hand_back
+from shared.jobs import JobRecord, JobStatus
 from shared.programs import Program, connect_async, run, run_async
+from shared.transitions import fail, fail_attempt, finish, hand_back
 from tests.samples import MODEL, NOW, PRICE, record, start, variations_of
 
 STORE = JobStore(timedelta(seconds=1))

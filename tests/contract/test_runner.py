@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,10 +16,11 @@ from shared.errors import NotFound, RecordsUnavailable, ShuttingDown, StorageUna
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
 from shared.job_store import JobStore
-from shared.jobs import Flagged, JobRecord, JobStatus, Transition, fail_attempt
+from shared.jobs import Flagged, JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.settings import Settings
+from shared.transitions import Transition, fail_attempt
 from tests.models import ChosenScores, PacedModel, seed_of
 from tests.samples import MODEL, NOW, PRICE, encoded, picture, record, start
 from tests.servers import wait_until
@@ -41,20 +43,26 @@ class Desk:
         self.engine = Engine(self.model)
         self.keeper = LeaseKeeper(records, STORE, name="one", slots=2)
         self.score = ChosenScores()
-        self.runner = self.runner_with(objects)
-        self.engine.start()
-        self.keeper.start()
-
-    def runner_with(self, objects: Any, score: Score | None = None) -> Runner:
-        return Runner(
-            Settings(),
+        self.runner = Runner(
+            settings=Settings(),
             update=self.update,
             keeper=self.keeper,
             objects=objects,
             engine=self.engine,
-            score=score or self.score,
+            score=self.score,
             model=CHECKED,
         )
+        self.engine.start()
+        self.keeper.start()
+
+    def runner_with(self, **others: Any) -> Runner:
+        return replace(self.runner, **others)
+
+    def run(self, runner: Runner | None = None, **parameters: Any) -> JobRecord:
+        """Return the record of a new job as its first attempt left it."""
+        left = (runner or self.runner).run(self.accept(**parameters))
+        assert left is not None
+        return left
 
     def update(self, job_id: JobId, transition: Transition) -> JobRecord:
         return run(self.records, STORE.update(job_id, transition))
@@ -89,10 +97,8 @@ def desk(records: redis.Redis, objects: ObjectStore) -> Iterator[Desk]:
 
 
 def test_a_queued_job_ends_with_its_variations_at_the_planned_keys(desk: Desk) -> None:
-    job_id = desk.accept(num_outputs=2, num_inference_steps=3, megapixels="0.25", output_format="png")
-    done = desk.runner.run(job_id)
-    assert done is not None
-    assert done == desk.stored(job_id)
+    done = desk.run(num_outputs=2, num_inference_steps=3, megapixels="0.25", output_format="png")
+    assert done == desk.stored(done.id)
     assert done.status is JobStatus.SUCCEEDED
     assert tuple(variation.key for variation in done.variations) == done.planned_keys
     assert [variation.seed for variation in done.variations] == [7, 8]
@@ -105,30 +111,25 @@ def test_a_queued_job_ends_with_its_variations_at_the_planned_keys(desk: Desk) -
 
 
 def test_a_job_that_is_not_queued_is_left_alone(desk: Desk) -> None:
-    job_id = desk.accept(num_inference_steps=1)
-    done = desk.runner.run(job_id)
-    assert desk.runner.run(job_id) is None
+    done = desk.run(num_inference_steps=1)
+    assert desk.runner.run(done.id) is None
     assert desk.runner.run(JobId("unknown")) is None
-    assert desk.stored(job_id) == done
+    assert desk.stored(done.id) == done
 
 
 def test_a_job_that_fails_in_the_model_is_a_failed_job_and_the_next_one_succeeds(desk: Desk) -> None:
     desk.model.fails_for = frozenset({13})
-    failed = desk.runner.run(desk.accept(seed=13))
-    assert failed is not None
+    failed = desk.run(seed=13)
     assert failed.failure is not None
     assert failed.failure.code == "MODEL_FAILED"
     assert "RuntimeError: CUDA error" in failed.failure.message
-    done = desk.runner.run(desk.accept())
-    assert done is not None
-    assert done.status is JobStatus.SUCCEEDED
+    assert desk.run().status is JobStatus.SUCCEEDED
 
 
 def test_a_flagged_variation_is_withheld_and_the_others_are_delivered_and_paid(desk: Desk) -> None:
     desk.score.by_seed = {8: 0.912345, 9: 0.4999}
     before = desk.credit()
-    done = desk.runner.run(desk.accept(num_outputs=3, num_inference_steps=1, output_format="png"))
-    assert done is not None
+    done = desk.run(num_outputs=3, num_inference_steps=1, output_format="png")
     assert done.status is JobStatus.SUCCEEDED
     assert done.flagged == (Flagged(seed=8, score=0.9123),)
     first, withheld, last = done.planned_keys
@@ -141,8 +142,7 @@ def test_a_flagged_variation_is_withheld_and_the_others_are_delivered_and_paid(d
 def test_a_job_whose_variations_are_all_flagged_fails_and_costs_nothing(desk: Desk) -> None:
     desk.score.by_seed = {7: 0.5, 8: 0.91}
     before = desk.credit()
-    failed = desk.runner.run(desk.accept(num_outputs=2, num_inference_steps=1))
-    assert failed is not None
+    failed = desk.run(num_outputs=2, num_inference_steps=1)
     assert failed.status is JobStatus.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "CONTENT_FLAGGED"
@@ -156,8 +156,7 @@ def test_a_job_whose_variations_are_all_flagged_fails_and_costs_nothing(desk: De
 
 def test_a_job_without_the_safety_checker_is_delivered_unseen_and_says_so(desk: Desk) -> None:
     desk.score.by_seed = {7: 1.0}
-    done = desk.runner.run(desk.accept(num_inference_steps=1, disable_safety_checker=True))
-    assert done is not None
+    done = desk.run(num_inference_steps=1, disable_safety_checker=True)
     assert len(done.variations) == 1
     assert (done.flagged, desk.score.asked) == ((), 0)
     assert done.model == MODEL
@@ -170,8 +169,7 @@ def _raise(pictures: list[Picture]) -> list[float]:
 
 @pytest.mark.parametrize("score", [_raise, lambda pictures: []])
 def test_a_safety_checker_that_fails_ends_the_job_and_nothing_goes_out_unchecked(desk: Desk, score: Score) -> None:
-    failed = desk.runner_with(desk.objects, score).run(desk.accept(num_inference_steps=1))
-    assert failed is not None
+    failed = desk.run(desk.runner_with(score=score), num_inference_steps=1)
     assert failed.status is JobStatus.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "MODEL_FAILED"
@@ -185,8 +183,7 @@ def test_a_source_that_cannot_be_read_fails_the_job(desk: Desk, data: bytes | No
     desk.objects.delete(source)
     if data:
         desk.objects.put(source, data, "image/png")
-    failed = desk.runner.run(desk.accept(source=source))
-    assert failed is not None
+    failed = desk.run(source=source)
     assert failed.failure is not None
     assert failed.failure.code == "SOURCE_UNUSABLE"
     assert source in failed.failure.message
@@ -257,13 +254,11 @@ def test_variations_are_complete_or_absent_and_the_job_gets_another_attempt(
 ) -> None:
     monkeypatch.setattr("worker.runner.OUTAGE", 0.01)
     lossy = LosesTheSecondPut(desk.objects)
-    job_id = desk.accept(num_outputs=2, num_inference_steps=1)
-    back = desk.runner_with(lossy).run(job_id)
-    assert back is not None
+    back = desk.run(desk.runner_with(objects=lossy), num_outputs=2, num_inference_steps=1)
     assert (back.status, back.failed_attempts) == (JobStatus.QUEUED, 1)
     assert len(lossy.put_keys) == 1
     assert not desk.is_there(lossy.put_keys[0])
-    done = desk.runner.run(job_id)
+    done = desk.runner.run(back.id)
     assert done is not None
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
 
@@ -291,25 +286,22 @@ def test_a_worker_that_lost_its_job_while_it_stores_stops_and_removes_what_it_st
 ) -> None:
     thief = LosesTheJobAtTheFirstPut(desk)
     job_id = desk.accept(num_outputs=num_outputs, num_inference_steps=1)
-    assert desk.runner_with(thief).run(job_id) is None
+    assert desk.runner_with(objects=thief).run(job_id) is None
     assert len(thief.put_keys) == 1
     assert not desk.is_there(thief.put_keys[0])
     assert desk.stored(job_id).status is JobStatus.RUNNING
 
 
-def test_a_worker_that_must_go_while_the_records_server_is_away_leaves_its_variations(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_must_go_while_the_records_server_is_away_leaves_its_variations(desk: Desk) -> None:
     def go_away(job_id: JobId, transition: Transition) -> JobRecord:
-        result = Desk.update(desk, job_id, transition)
+        result = desk.update(job_id, transition)
         if result.status is JobStatus.RUNNING:
             return result
         desk.keeper.end_all(ShuttingDown())
         raise RecordsUnavailable
 
-    monkeypatch.setattr(desk.runner, "_update", go_away)
     job_id = desk.accept(num_inference_steps=1)
-    assert desk.runner.run(job_id) is None
+    assert desk.runner_with(update=go_away).run(job_id) is None
     assert desk.stored(job_id).status is JobStatus.SUCCEEDED  # only the answer was lost
     assert all(desk.is_there(key) for key in desk.stored(job_id).planned_keys)
 
@@ -328,14 +320,12 @@ def test_a_finish_whose_answer_was_lost_is_repeated_and_deletes_nothing(
     lost: list[JobRecord] = []
 
     def lose_the_first_answer(job_id: JobId, transition: Transition) -> JobRecord:
-        result = Desk.update(desk, job_id, transition)
+        result = desk.update(job_id, transition)
         if result.status is JobStatus.SUCCEEDED and not lost:
             lost.append(result)
             raise RecordsUnavailable
         return result
 
-    monkeypatch.setattr(desk.runner, "_update", lose_the_first_answer)
-    done = desk.runner.run(desk.accept(num_inference_steps=1))
+    done = desk.run(desk.runner_with(update=lose_the_first_answer), num_inference_steps=1)
     assert lost == [done]
-    assert done is not None
     assert all(desk.is_there(key) for key in done.planned_keys)

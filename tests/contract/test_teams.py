@@ -9,10 +9,10 @@ from shared.dispatch_store import queued_jobs
 from shared.errors import InsufficientCredits, InvalidRequest, ModelFailed, NotFound, TooManyRequests
 from shared.ids import TeamId, UserId
 from shared.job_store import JobStore
-from shared.jobs import Flagged, JobRecord, Transition, cancel, erase, fail, fail_attempt, finish, hand_back
+from shared.jobs import Flagged, JobRecord
 from shared.programs import run
 from shared.teams import (
-    CREDIT,
+    STARTING_CREDIT,
     TeamUser,
     create_team,
     ensure_user,
@@ -22,6 +22,7 @@ from shared.teams import (
     set_credit,
     set_limit,
 )
+from shared.transitions import Transition, cancel, erase, fail, fail_attempt, finish, hand_back
 from tests.samples import MODEL, NOW, PRICE, fund, record, start, variations_of
 from tests.together import run_together
 
@@ -45,7 +46,7 @@ def test_a_team_is_made_once_and_listed_by_name(records: redis.Redis) -> None:
         run(records, create_team("shop", 9))
     run(records, ensure_user("farm", "Ada"))
     listed = [(team.name, team.credit) for team in run(records, list_teams())]
-    assert listed == [("farm", CREDIT), ("lake", 0), ("shop", 7)]
+    assert listed == [("farm", STARTING_CREDIT), ("lake", 0), ("shop", 7)]
 
 
 def test_a_users_first_sight_makes_it_and_its_team_and_the_first_is_the_admin(records: redis.Redis) -> None:
@@ -54,7 +55,7 @@ def test_a_users_first_sight_makes_it_and_its_team_and_the_first_is_the_admin(re
     assert (ada.role, bob.role) == ("ADMIN", "MEMBER")
     assert run(records, ensure_user("shop", "Ada")) == ada
     assert run(records, get_team(ada.team_id)).credit == 7
-    assert (ada.credit_limit, ada.used_credit) == (CREDIT, 0)
+    assert (ada.credit_limit, ada.used_credit) == (STARTING_CREDIT, 0)
 
 
 def test_twenty_first_sights_at_once_make_one_user(records: redis.Redis, valkey: str) -> None:
@@ -62,7 +63,7 @@ def test_twenty_first_sights_at_once_make_one_user(records: redis.Redis, valkey:
     assert all(user == users[0] for user in users)
     assert users[0].role == "ADMIN"
     [team] = run(records, list_teams())
-    assert (team.id, team.credit) == (users[0].team_id, CREDIT)
+    assert (team.id, team.credit) == (users[0].team_id, STARTING_CREDIT)
 
 
 def test_who_does_not_exist_has_nothing(records: redis.Redis) -> None:
@@ -111,7 +112,7 @@ def test_a_teams_credit_is_what_it_has_to_spend_from_now_on(records: redis.Redis
     run(records, STORE.accept(job_of(ada)))
     run(records, set_credit("shop", PRICE))
     run(records, STORE.accept(job_of(ada)))
-    assert left(records, ada.team_id, ada.user_id) == (0, CREDIT - 2 * PRICE)
+    assert left(records, ada.team_id, ada.user_id) == (0, STARTING_CREDIT - 2 * PRICE)
     with pytest.raises(InsufficientCredits, match="the shop team only has 0 credits"):
         run(records, STORE.accept(job_of(ada, 1)))
 

@@ -20,9 +20,10 @@ import redis
 from shared.errors import NotFound, RecordsUnavailable
 from shared.ids import AssetKey, JobId
 from shared.job_store import COMPLETIONS, JobStore
-from shared.jobs import JobRecord, JobStatus, cancel
+from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
+from shared.transitions import cancel
 from tests import servers
 from tests.samples import PRICE, encoded, fund, picture, record
 from tests.servers import wait_until

@@ -20,11 +20,12 @@ import redis
 from shared import dispatch_store
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import JobStatus, finish
+from shared.jobs import JobStatus
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.queue import QUEUE
+from shared.transitions import finish
 from tests import servers
 from tests.samples import MODEL, NOW, encoded, fund, picture, record, start, variations_of
 from tests.servers import wait_until

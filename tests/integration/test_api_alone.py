@@ -1,8 +1,12 @@
 """The API with no worker behind it, under settings that make its limits near."""
 
+import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,22 @@ import pytest
 import redis
 import trustme
 
+from shared import dispatch_store
+from shared.errors import NotFound
+from shared.job_store import JobStore
+from shared.jobs import Flagged
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import run
+from shared.transitions import finish
 from tests import servers
-from tests.samples import encoded, picture
+from tests.samples import MODEL, NOW, encoded, picture, start, variations_of
+from tests.servers import wait_until
 from tests.tls_servers import Names, Pictures, listening, reply
 
 IMAGE = encoded(picture(), "PNG")
 PATH = "/v1/images/variations"
+STORE = JobStore(timedelta(seconds=30))
 
 
 @dataclass
@@ -29,6 +40,7 @@ class Alone:
 
     client: httpx.Client
     records: redis.Redis
+    objects: ObjectStore
     key: str
 
     def queued(self) -> int:
@@ -47,7 +59,7 @@ def alone(
         servers.api(tmp_path, environment) as url,
         httpx.Client(base_url=url, headers={"API-KEY": key}, timeout=30) as client,
     ):
-        yield Alone(client, records, key)
+        yield Alone(client, records, objects, key)
 
 
 def submit(alone: Alone, image: str, *, blocking: bool = False) -> httpx.Response:
@@ -159,3 +171,48 @@ def test_a_poller_that_knows_three_words_understands_every_record(alone: Alone) 
     ended: Any = alone.client.get(f"/api/results/{uuid}").json()["aiRecord"]
     assert ended["status"] == "FAILURE"
     assert set(ended["aiRecordDetail"]["resultObject"]) == {"code", "name", "message"}
+
+
+def test_an_upload_that_is_repeated_is_answered_from_the_record_and_not_stored_again(alone: Alone) -> None:
+    send = partial(alone.client.post, "/api/assets", files={"asset": IMAGE}, headers={"Idempotency-Key": "k"})
+    first = send().json()["asset"]
+    alone.objects.delete(first["key"])  # so that a second put would be seen
+    assert send().json()["asset"] == first
+    with pytest.raises(NotFound):
+        alone.objects.get(first["key"])
+    assert alone.records.exists(f"asset:{first['key']}")
+
+
+def end_as_a_worker(alone: Alone, flagged: int) -> None:
+    """Take the one queued job and end it with so many of its variations flagged."""
+    wait_until(alone.queued)
+    (job_id,) = run(alone.records, dispatch_store.queued_jobs(1))
+    job = run(alone.records, STORE.update(job_id, start))
+    withheld = tuple(Flagged(seed=seed, score=0.9) for seed in job.parameters.seeds[:flagged])
+    made = variations_of(job)[flagged:]
+    for variation in made:
+        alone.objects.put(variation.key, IMAGE, "image/png")
+    done = partial(finish, attempt=1, variations=made, flagged=withheld, model=MODEL, timings={}, now=NOW)
+    run(alone.records, STORE.update(job_id, done))
+
+
+@pytest.mark.parametrize("alone", [{"REDUXQ_API__OPENAI_WAIT_SECONDS": "20"}], indirect=True)
+@pytest.mark.parametrize(("flagged", "status"), [(1, 200), (2, 400)])
+def test_flagged_variations_are_withheld_listed_and_not_paid(alone: Alone, flagged: int, status: int) -> None:
+    before = alone.client.get("/users").json()["user"]["teams"][0]["team"]["credit"]
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(alone.client.post, PATH, files={"image": IMAGE}, data={"n": "2"})
+        end_as_a_worker(alone, flagged)
+        answer = sent.result()
+    assert answer.status_code == status
+    if status == 200:
+        assert [base64.b64decode(item["b64_json"]) for item in answer.json()["data"]] == [IMAGE]
+    else:
+        assert answer.json()["error"]["code"] == "content_policy_violation"
+    (key,) = (str(name) for name in alone.records.keys("job:*"))
+    record: Any = alone.client.get(f"/api/results/{key.removeprefix('job:')}").json()["aiRecord"]
+    assert record["status"] == ("SUCCESS" if status == 200 else "FAILURE")
+    assert [found["score"] for found in record["additionalData"]["flagged"]] == [0.9] * flagged
+    price = record["additionalData"]["price"]
+    assert price["charged"] == price["credits"] * (2 - flagged) / 2
+    assert before - alone.client.get("/users").json()["user"]["teams"][0]["team"]["credit"] == price["charged"]

@@ -1,13 +1,19 @@
 """How pictures leave."""
 
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from shared.errors import NotFound
-from shared.ids import AssetKey
+from shared.ids import AssetKey, JobId
+from shared.job_store import JobStore
+from shared.jobs import JobRecord
+from shared.programs import run
 from tests.samples import encoded, picture
+from tests.servers import wait_until
 from tests.stack import Stack, feature, result, upload, wait_for
 
 
@@ -47,6 +53,7 @@ def test_deleting_the_result_of_a_job_that_runs_ends_it_and_gives_its_credits_ba
 ) -> None:
     before = client.get("/users").json()["user"]["teams"][0]["team"]["credit"]
     running = feature(client, source["key"], megapixels="1", num_inference_steps=50, num_outputs=4)
+    wait_until(lambda: result(client, running["uuid"])["additionalData"]["progress"])
     tombstone = client.delete(f"/api/results/{running['uuid']}").json()["aiRecord"]
     assert tombstone["status"] == "FAILURE"
     assert tombstone["aiRecordDetail"]["resultObject"]["code"] == "CANCELED"
@@ -54,6 +61,27 @@ def test_deleting_the_result_of_a_job_that_runs_ends_it_and_gives_its_credits_ba
     after = feature(client, source["key"])
     assert wait_for(client, after["uuid"])["status"] == "SUCCESS"
     assert result(client, running["uuid"]) | {"teamUser": None} == tombstone | {"teamUser": None}
+
+
+def test_a_source_that_came_with_its_job_leaves_with_it(stack: Stack, client: httpx.Client) -> None:
+    objects, owned = stack.object_files(), stack.reservations()
+    fields = {"size": "512x512", "num_inference_steps": "1", "user": "somebody"}
+    answer = client.post("/v1/images/variations", files={"image": encoded(picture(), "PNG")}, data=fields)
+    assert len(stack.object_files() - objects) == 2
+    tombstone = client.delete(f"/api/results/{answer.headers['x-job-id']}").json()["aiRecord"]
+    assert tombstone["additionalData"]["user"] is None
+    assert (stack.object_files(), stack.reservations()) == (objects, owned)
+
+
+def test_what_an_earlier_attempt_left_behind_leaves_with_the_result(stack: Stack, client: httpx.Client) -> None:
+    uuid = feature(client, upload(client, encoded(picture(), "PNG"))["key"], wait=True)["uuid"]
+    left = AssetKey("images/2026_01_02_03_04_05_678_000001.webp")
+    stack.objects().put(left, b"a face", "image/webp")
+    with stack.records() as records:
+        abandon = partial(JobRecord.model_copy, update={"abandoned_keys": (left,)})
+        run(records, JobStore(timedelta(seconds=6)).update(JobId(uuid), abandon))
+    client.delete(f"/api/results/{uuid}").raise_for_status()
+    assert left not in stack.object_files()
 
 
 def test_a_variation_leaves_with_its_result(client: httpx.Client, source: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from api.decoding import LONGEST
+from api.decoding import PATIENCE
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
@@ -179,7 +179,7 @@ def test_a_decoding_process_that_hangs_does_not_outlive_a_killed_api_for_long(ap
         api.process.kill()
         assert isinstance(answer.exception(), httpx.TransportError)
     assert decoder.is_running()
-    decoder.wait(2 * LONGEST)
+    decoder.wait(PATIENCE + 5)
 
 
 def test_the_same_files_are_made_in_every_run() -> None:

@@ -227,6 +227,8 @@ def test_a_form_that_is_none_is_told_so(client: httpx.Client) -> None:
     for content_type, status in (
         ("multipart/form-data", 400),
         ("multipart/form-data; boundary=b", 400),
+        ("multipart/form-data; boundary=b; charset=utf-7", 415),
+        ("Multipart/Form-Data; boundary=b; charset=UTF-8", 400),
         ("application/json", 415),
     ):
         answer = client.post("/api/assets", content=b"rubbish", headers={"content-type": content_type})
@@ -235,7 +237,12 @@ def test_a_form_that_is_none_is_told_so(client: httpx.Client) -> None:
 
 
 def test_errors_keep_their_shape_on_every_route(client: httpx.Client) -> None:
-    for method, path, status in (("GET", "/nowhere", 404), ("DELETE", "/api/features", 405), ("PUT", "/healthz", 405)):
+    for method, path, status in (
+        ("GET", "/nowhere", 404),
+        ("POST", "/api/features/", 404),
+        ("DELETE", "/api/features", 405),
+        ("PUT", "/healthz", 405),
+    ):
         answer = client.request(method, path)
         assert answer.status_code == status
         error_of(answer)

@@ -130,6 +130,7 @@ def test_nothing_of_a_refused_image_is_stored(
 def test_every_error_has_openais_shape(client: httpx.Client, path: str) -> None:
     assert error_of(client.get(path))["code"] == "method_not_allowed"
     assert error_of(client.post(path + "/nowhere"))["code"] == "not_found"
+    assert error_of(client.post(path + "/"))["code"] == "not_found"
     assert error_of(client.post(path, json={"n": 1}))["code"] == "unsupported_media_type"
     assert error_of(client.post(path, headers={"API-KEY": "rq_bad"}))["code"] == "invalid_api_key"
 

@@ -28,11 +28,12 @@ from shared import dispatch_store
 from shared.errors import IllegalTransition, LeaseLost
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import Flagged, JobRecord, Variation, claim, finish
+from shared.jobs import Flagged, JobRecord, Variation
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import Settings
+from shared.transitions import claim, finish
 from tests import servers
 from tests.samples import MODEL, NOW, encoded, picture, variations_of
 from tests.stack import feature, upload

@@ -1,11 +1,14 @@
 """Requests that are sent again."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
+from shared.programs import run
+from shared.teams import set_credit
 from tests.integration.test_openai import IMAGE, PATHS, QUICK, pictures_of
 from tests.samples import encoded, picture
 from tests.stack import Stack
@@ -66,6 +69,24 @@ def test_an_upload_that_is_sent_again_is_stored_once(stack: Stack, client: httpx
     assert len(keys) == 1
     assert len([key for key in stack.reservations() if key.endswith("_twin.png")]) == 1
     assert stack.objects().get(keys.pop()) == data  # type: ignore[arg-type]
+
+
+def test_an_upload_that_is_sent_again_after_it_was_deleted_stays_deleted(stack: Stack, client: httpx.Client) -> None:
+    send = partial(client.post, "/api/assets", files={"asset": IMAGE}, headers={"Idempotency-Key": "upload-2"})
+    key = send().json()["asset"]["key"]
+    client.delete(f"/api/assets/{key}").raise_for_status()
+    again = send()
+    assert again.status_code == 400
+    assert "was deleted" in again.json()["message"]
+    assert key not in stack.object_files()
+
+
+def test_a_refused_request_may_be_changed_and_sent_again_with_its_key(stack: Stack) -> None:
+    with stack.client(stack.new_key("poor-at-first")) as poor, stack.records() as records:
+        run(records, set_credit("poor-at-first", 0))
+        assert vary(poor, key="refused").status_code == 402
+        run(records, set_credit("poor-at-first", 1000))
+        assert len(pictures_of(vary(poor, key="refused", n="2"))) == 2
 
 
 def vary(client: httpx.Client, retry: str | None = None, key: str | None = None, **fields: str) -> httpx.Response:

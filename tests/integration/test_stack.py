@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import pytest
 from PIL import Image
 
 from reduxq.client import AiRecord, Client
-from reduxq.sample import draw_sample
+from reduxq.demo import SAMPLE
+from shared.dispatch_store import announce_worker
+from shared.programs import connect, run
 from tests.servers import ROOT, wait_until
 
 LONG = {"num_outputs": 2, "megapixels": "0.25", "num_inference_steps": 50}
@@ -51,7 +53,7 @@ class Up:
         return found
 
     def upload(self) -> str:
-        return self.client.upload("sample.png", sample())
+        return self.client.upload(SAMPLE.name, SAMPLE.read_bytes())
 
     def finish(self, uuid: str, seconds: float = 60) -> AiRecord:
         wait_until(lambda: self.client.result(uuid)["status"] != "PROCESSING", seconds=seconds)
@@ -73,12 +75,6 @@ def _reduxq(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
     if arguments[0] == "up":
         environment["REDUXQ_TEAMS__REQUESTS_PER_MINUTE"] = "100000"  # the tests ask more often than people
     return subprocess.Popen([sys.executable, "-m", "reduxq", *arguments], env=environment, cwd=ROOT, **options)
-
-
-def sample() -> bytes:
-    drawn = BytesIO()
-    draw_sample().save(drawn, "PNG")
-    return drawn.getvalue()
 
 
 def is_gone(pid: int) -> bool:
@@ -123,9 +119,9 @@ def test_a_ready_stack_says_where_everything_is(up: Up) -> None:
     for name in ("api_url", "api_key", "flower_url", "flower_user", "flower_password"):
         assert stack[name] in printed
     line = next(line.strip() for line in printed.splitlines() if "curl" in line)
-    (up.data / "example.png").write_bytes(sample())
+    shutil.copy(SAMPLE, up.data / "example.png")
     answer = subprocess.run(["sh", "-c", f"{line} -s --noproxy '*'"], cwd=up.data, capture_output=True, check=True)
-    assert json.loads(answer.stdout)["asset"]["mimetype"] == "image/png"
+    assert json.loads(answer.stdout)["asset"]["mimetype"] == "image/webp"
 
 
 def test_flower_answers_only_with_its_password(up: Up) -> None:
@@ -226,7 +222,7 @@ def test_a_worker_lives_on_when_records_and_broker_are_restarted_under_its_job(u
 def test_keys_are_made_listed_and_ended_in_a_running_stack(up: Up) -> None:
     made = _output("keys", "create", "--team", "lake", "--data", str(up.data)).strip()
     with Client(up.first["api_url"], made, trust_env=False) as client:
-        assert client.upload("sample.png", sample())
+        assert client.upload(SAMPLE.name, SAMPLE.read_bytes())
     assert "lake" in _output("keys", "list", "--data", str(up.data))
     _output("keys", "revoke", made.split("_")[1], "--data", str(up.data))
     assert httpx.get(f"{up.first['api_url']}/api/results/x", headers={"API-KEY": made}).status_code == 401
@@ -253,9 +249,14 @@ def test_a_stopped_stack_leaves_no_process_and_goes_on_where_it_was(model: Path,
         record = second.finish(uuid)
         assert (record["status"], record["additionalData"]["attempt"]) == ("SUCCESS", 2)
         assert second.client.download(record["temporaryUrl"])
+        with connect(second.first["redis_url"]) as records:
+            run(records, announce_worker("killed", 1, lasts=timedelta(minutes=2)))
         pids = second.pids().values()
         second.kill()
         wait_until(lambda: all(is_gone(pid) for pid in pids), seconds=5)
+    (data / "stack.json").unlink()
+    with _running(data):  # ready when its own worker is, whatever a killed one said
+        assert re.search(r"\bready\b", (data / "logs" / "worker-1.log").read_text())
 
 
 @contextmanager

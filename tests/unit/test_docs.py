@@ -2,21 +2,15 @@ import re
 
 from tests.servers import ROOT
 
-PAGE = (ROOT / "docs" / "contracts.md").read_text()
-CELLS = "\n".join(line.rsplit("|", 2)[1] for line in PAGE.splitlines() if line.startswith("| "))
 
-
-def test_every_test_that_a_row_names_exists() -> None:
-    sources = (path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    tests = {name for source in sources for name in re.findall(r"^def test_(\w+)\(", source, re.MULTILINE)}
-    named = re.findall(r"\b(?!test_)[a-z0-9]+(?:_[a-z0-9]+){2,}(?:_…)?(?!\.py)\b", CELLS)
-    assert len(named) > 30
-    for name in named:
-        assert name in tests or any(test.startswith(name.removesuffix("…")) for test in tests if "…" in name), name
-
-
-def test_every_file_that_a_row_names_exists() -> None:
-    named = re.findall(r"[\w/]+/test_\w+\.py", CELLS)
-    assert len(named) > 30
-    for name in named:
-        assert (ROOT / "tests" / name).exists(), name
+def test_every_row_of_the_contracts_names_tests_that_exist_or_says_later() -> None:
+    rows = [line for line in (ROOT / "docs" / "contracts.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [row.rsplit("|", 2)[1].strip() for row in rows]
+    cells = [cell for cell in cells if cell != "test" and not cell.startswith("later")]
+    assert len(cells) > 40
+    for cell in cells:
+        for part in cell.split("; "):
+            place, _, names = part.partition(": ")
+            tests = re.findall(r"^def test_(\w+)\(", (ROOT / "tests" / place).read_text(), re.MULTILINE)
+            assert tests
+            assert set(names.split(", ") if names else ()) <= set(tests), part

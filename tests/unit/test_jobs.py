@@ -3,7 +3,8 @@ from functools import partial
 import pytest
 
 from shared.errors import IllegalTransition, LeaseLost, ModelFailed
-from shared.jobs import TERMINAL, JobRecord, JobStatus, claim, fail, fail_attempt, finish, hand_back
+from shared.jobs import TERMINAL, JobRecord, JobStatus
+from shared.transitions import claim, fail, fail_attempt, finish, hand_back
 from tests.samples import MODEL, NOW, record, start, variations_of
 
 

@@ -9,11 +9,8 @@ from typing import Final
 from huggingface_hub import snapshot_download
 
 from shared.errors import ModelUnavailable
+from shared.settings import ModelSettings
 from worker.redux.hub import FAILURES, unavailable
-
-BASE: Final = "black-forest-labs/FLUX.1-dev"
-REDUX: Final = "black-forest-labs/FLUX.1-Redux-dev"
-SAFETY_CHECKER: Final = "Falconsai/nsfw_image_detection"
 
 #: What the worker loads, by setting; text encoders and single-file checkpoints would double the volume.
 _PATTERNS: Final = {
@@ -32,13 +29,7 @@ then set HF_TOKEN to a token of that account, or log in with `hf auth login`."""
 def pull(repository: str, patterns: Iterable[str], into: Path | None = None) -> Path:
     """Fetch files of a hub repository, going on where an earlier pull was cut off.
 
-    Args:
-        repository: Hub id.
-        patterns: Which files, with ``*`` for any characters; its index and licence come too.
-        into: Folder to put them in; without it they go into the hub's own cache.
-
-    Returns:
-        The folder that holds them.
+    Its index and licence come too. Without ``into`` they go to the hub's own cache; returned is where they are.
 
     Raises:
         ModelUnavailable: If the hub refuses, does not know the repository, or cannot be reached.
@@ -53,11 +44,9 @@ def pull(repository: str, patterns: Iterable[str], into: Path | None = None) -> 
 def main() -> None:
     """Fetch the three repositories, then print the settings that use them."""
     parser = argparse.ArgumentParser(description="Fetch the weights of FLUX.1 Redux, about 25 GB.")
-    parser.add_argument("--base", default=BASE, metavar="ID", help="hub id of the base model (%(default)s)")
-    parser.add_argument("--redux", default=REDUX, metavar="ID", help="hub id of the Redux adapter (%(default)s)")
-    parser.add_argument(
-        "--safety-checker", default=SAFETY_CHECKER, metavar="ID", help="hub id of the safety checker (%(default)s)"
-    )
+    for part in _PATTERNS:
+        default = getattr(ModelSettings(), part)
+        parser.add_argument(f"--{part.replace('_', '-')}", default=default, metavar="ID", help="hub id (%(default)s)")
     parser.add_argument("--into", type=Path, metavar="DIR", help="put them in DIR/base and so on (the hub's cache)")
     chosen = parser.parse_args()
     sys.stderr.write(_NOTICE.format(base=chosen.base, redux=chosen.redux) + "\n")

@@ -5,14 +5,12 @@ as much as on the seed, so that a worker that mixes those up is found out.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -30,8 +28,13 @@ _IMAGE_WIDTH: Final = 32  #: SigLIP's hidden size; FLUX.1 Redux: 1152
 _CONTEXT_WIDTH: Final = 64  #: FLUX.1: 4096
 _LATENT_CHANNELS: Final = 16  #: as FLUX.1
 
-#: What the tiny model's model_index.json says is absent.
-_TEXT: Final = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"), (None, None))
+#: SigLIP's sizes and the safety checker's.
+_VISION: Final = {
+    "hidden_size": _IMAGE_WIDTH,
+    "intermediate_size": 2 * _IMAGE_WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 _WEIGHT_SEED: Final = 1  #: of the seeds tried, one with which sources differ much
 
@@ -94,31 +97,22 @@ def _write(folder: Path) -> None:
     generator = torch.Generator().manual_seed(_WEIGHT_SEED)
     transformer = _filled(_transformer(), generator)
     transformer.register_to_config(**{UNTRAINED: True})
-    base = {"transformer": transformer, "vae": _filled(_vae(), generator), "scheduler": _scheduler()}
-    redux = {
-        "image_encoder": _filled(_image_encoder(), generator),
-        "image_embedder": _filled(ReduxImageEncoder(redux_dim=_IMAGE_WIDTH, txt_in_features=_CONTEXT_WIDTH), generator),
-        "feature_extractor": SiglipImageProcessorPil(size={"height": _IMAGE_PIXELS, "width": _IMAGE_PIXELS}),
-    }
-    _save(folder / "base", base, "FluxPipeline")
-    _save(folder / "redux", redux, "FluxPriorReduxPipeline")
-    for part in (_safety_checker(generator), ViTImageProcessorPil()):
-        part.save_pretrained(folder / "safety")
+    siglip = SiglipVisionModel(SiglipVisionConfig(**_VISION, image_size=_IMAGE_PIXELS, patch_size=14))
+    embedder = ReduxImageEncoder(redux_dim=_IMAGE_WIDTH, txt_in_features=_CONTEXT_WIDTH)
+    parts = [
+        ("base/transformer", transformer),
+        ("base/vae", _filled(_vae(), generator)),
+        ("base/scheduler", FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)),  # as FLUX.1-dev's
+        ("redux/image_encoder", _filled(siglip, generator)),
+        ("redux/image_embedder", _filled(embedder, generator)),
+        ("redux/feature_extractor", SiglipImageProcessorPil(size={"height": _IMAGE_PIXELS, "width": _IMAGE_PIXELS})),
+        ("safety", _safety_checker(generator)),
+        ("safety", ViTImageProcessorPil()),
+    ]
+    for place, part in parts:
+        part.save_pretrained(folder / place)
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors keeps them from other users, of whom a container's may be one
-
-
-def _save(folder: Path, parts: Mapping[str, Any], pipeline: str) -> None:
-    """Do what the pipeline's own save_pretrained does, without importing the text encoders."""
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    libraries = {name: [_library(part), type(part).__name__] for name, part in parts.items()}
-    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **_TEXT, **libraries}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _library(part: object) -> str:
-    return "flux" if isinstance(part, ReduxImageEncoder) else type(part).__module__.partition(".")[0]
 
 
 def _transformer() -> FluxTransformer2DModel:
@@ -153,41 +147,9 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Return FLUX.1-dev's own."""
-    return FlowMatchEulerDiscreteScheduler(
-        shift=3.0,
-        use_dynamic_shifting=True,
-        base_shift=0.5,
-        max_shift=1.15,
-        base_image_seq_len=256,
-        max_image_seq_len=4096,
-    )
-
-
-def _image_encoder() -> SiglipVisionModel:
-    return SiglipVisionModel(
-        SiglipVisionConfig(
-            hidden_size=_IMAGE_WIDTH,
-            intermediate_size=2 * _IMAGE_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=_IMAGE_PIXELS,
-            patch_size=14,
-        )
-    )
-
-
 def _safety_checker(generator: torch.Generator) -> ViTForImageClassification:
     """Return one that finds every picture harmless, though not equally so."""
-    config = ViTConfig(
-        hidden_size=_IMAGE_WIDTH,
-        intermediate_size=2 * _IMAGE_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        id2label={0: "normal", 1: "nsfw"},
-        label2id={"normal": 0, "nsfw": 1},
-    )
+    config = ViTConfig(**_VISION, id2label={0: "normal", 1: "nsfw"}, label2id={"normal": 0, "nsfw": 1})
     network = _filled(ViTForImageClassification(config), generator)
     network.classifier.bias.data = torch.tensor(_PRESUMPTION)
     return network

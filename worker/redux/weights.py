@@ -14,8 +14,6 @@ from transformers.models.siglip import SiglipImageProcessorPil
 from shared.errors import ModelUnavailable
 from worker.redux.hub import FAILURES, unavailable
 
-DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
 #: Key in the transformer's config.json that says that nobody trained these weights. diffusers carries keys that
 #: start with an underscore along without a word.
 UNTRAINED: Final = "_reduxq_untrained"
@@ -43,16 +41,13 @@ class Weights:
 def load_weights(base: str, redux: str, *, dtype: str, device: str) -> Weights:
     """Load all components onto ``device``, ready for inference.
 
-    Args:
-        base: Folder or hub id laid out as black-forest-labs/FLUX.1-dev.
-        redux: Folder or hub id laid out as black-forest-labs/FLUX.1-Redux-dev.
-        dtype: A key of ``DTYPES``.
-        device: As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+    ``base`` and ``redux`` are folders or hub ids, laid out as black-forest-labs' FLUX.1-dev and FLUX.1-Redux-dev;
+    ``dtype`` and ``device`` are torch's names.
 
     Raises:
         ModelUnavailable: If anything is missing, broken, refused or does not fit; the message says what to do.
     """
-    number, target = _dtype(dtype), _device(device)
+    number, target = getattr(torch, dtype), _device(device)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     weights = Weights(  # the small parts first, so that what is missing shows at once
@@ -98,12 +93,6 @@ def load_part(kind: Any, place: str, part: str, **options: Any) -> Any:
         return kind.from_pretrained(place, **{"subfolder": part, **options})
     except (*FAILURES, ValueError, RuntimeError) as error:  # the last two: tensors of the wrong shape
         raise unavailable(error, wanted=part, place=place) from error
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ModelUnavailable(f"unknown dtype {name!r}; REDUXQ_MODEL__DTYPE is one of {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def _device(name: str) -> torch.device:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from tests.unit.redux.fake_hub import FakeHub, serve
 from tests.unit.redux.pictures import beach
+from tests.unit.redux.running import load
 from worker.redux.model import ReduxModel
 from worker.redux.tiny import write_tiny
-from worker.redux.weights import Weights, load_weights
+from worker.redux.weights import Weights
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,7 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(bundle: Path) -> Weights:
-    return load_weights(str(bundle / "base"), str(bundle / "redux"), dtype="float32", device="cpu")
+    return load(bundle)
 
 
 @pytest.fixture(scope="session")

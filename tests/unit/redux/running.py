@@ -1,12 +1,15 @@
 """Short ways to run a model in a test."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from shared.jobs import Recipe
 from shared.sizes import Size
-from worker.redux.model import Denoising, ReduxModel
+from worker.redux.denoise import Denoising
+from worker.redux.model import ReduxModel
+from worker.redux.weights import Weights, load_weights
 
 
 def finish(
@@ -29,6 +32,10 @@ def recipe(
     seeds: Sequence[int], *, size: tuple[int, int] = (320, 256), steps: int = 4, guidance_scale: float = 3.0
 ) -> Recipe:
     return Recipe(Size(*size), steps, guidance_scale, tuple(seeds))
+
+
+def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Weights:
+    return load_weights(str(folder / "base"), str(folder / "redux"), dtype=dtype, device=device)
 
 
 def difference(one: Tensor, other: Tensor) -> float:

@@ -12,10 +12,10 @@ from PIL import ImageChops, ImageStat
 from torch import Tensor
 
 from tests.unit.redux.pictures import beach, portrait
-from tests.unit.redux.running import difference, finish
+from tests.unit.redux.running import difference, finish, load
 from worker.redux import conditioning
 from worker.redux.model import ReduxModel
-from worker.redux.weights import Weights, load_weights
+from worker.redux.weights import Weights
 
 FLOAT32_TOLERANCE = 1e-5
 BFLOAT16_TOLERANCE = 5e-3  #: one rounding of the latents, which we keep in float32
@@ -52,6 +52,14 @@ def stock(weights: Weights) -> FluxPipeline:
     return pipeline
 
 
+def stock_prior(weights: Weights) -> FluxPriorReduxPipeline:
+    return FluxPriorReduxPipeline(
+        image_encoder=weights.image_encoder,
+        image_embedder=weights.image_embedder,
+        feature_extractor=weights.image_processor,
+    )
+
+
 @pytest.fixture(scope="module")
 def pipeline(weights: Weights) -> FluxPipeline:
     return stock(weights)
@@ -77,7 +85,7 @@ def test_the_loop_equals_the_stock_pipelines(
 
 def test_a_step_in_bfloat16_equals_the_stock_pipelines(bundle: Path) -> None:
     """Only one, for the stock pipeline rounds its latents after each; timestep, guidance must be rounded as there."""
-    weights = load_weights(str(bundle / "base"), str(bundle / "redux"), dtype="bfloat16", device="cpu")
+    weights = load(bundle, dtype="bfloat16")
     model, wish = ReduxModel(weights), Wish((320, 256), 1, [7])
     condition = model.condition(beach())
     ours = finish(model, condition, wish.seeds, size=wish.size, steps=wish.steps, guidance_scale=2.5)
@@ -98,10 +106,7 @@ def test_the_condition_equals_the_stock_priors(weights: Weights) -> None:
     """At the real context width, because the stock prior has 4096 and 768 written into it."""
     embedder = ReduxImageEncoder(redux_dim=weights.image_embedder.config.redux_dim, txt_in_features=4096)
     wide = replace(weights, image_embedder=embedder.eval())
-    prior = FluxPriorReduxPipeline(
-        image_encoder=wide.image_encoder, image_embedder=embedder, feature_extractor=wide.image_processor
-    )
-    theirs = prior(portrait())
+    theirs = stock_prior(wide)(portrait())
     with torch.inference_mode():
         ours = conditioning.condition(wide, portrait())
     assert ours.shape == (1, 512 + 729, 4096)
@@ -114,7 +119,10 @@ def test_a_source_of_any_mode_is_conditioned_like_its_rgb(model: ReduxModel) -> 
     assert torch.equal(model.condition(palette), model.condition(palette.convert("RGB")))
 
 
-def test_the_stock_pipelines_load_the_tiny_model(bundle: Path) -> None:
-    base = FluxPipeline.from_pretrained(bundle / "base", **NO_TEXT_ENCODERS)
-    redux = FluxPriorReduxPipeline.from_pretrained(bundle / "redux")
+def test_the_stock_pipelines_load_the_tiny_model(copy: Path, weights: Weights) -> None:
+    """With the index of parts that the hub has beside them and that the worker never reads."""
+    stock(weights).save_config(copy / "base")
+    stock_prior(weights).save_config(copy / "redux")
+    base = FluxPipeline.from_pretrained(copy / "base", **NO_TEXT_ENCODERS)
+    redux = FluxPriorReduxPipeline.from_pretrained(copy / "redux")
     assert redux.image_embedder.config.txt_in_features == base.transformer.config.joint_attention_dim

@@ -8,10 +8,9 @@ import pytest
 
 from shared.errors import Misconfigured
 from worker.redux import tiny
-from worker.redux.model import ReduxModel
+from worker.redux.weights import Weights
 
 LAYOUT = {
-    "base/model_index.json",
     "base/scheduler/scheduler_config.json",
     "base/transformer/config.json",
     "base/transformer/diffusion_pytorch_model.safetensors",
@@ -22,7 +21,6 @@ LAYOUT = {
     "redux/image_embedder/diffusion_pytorch_model.safetensors",
     "redux/image_encoder/config.json",
     "redux/image_encoder/model.safetensors",
-    "redux/model_index.json",
     "safety/config.json",
     "safety/model.safetensors",
     "safety/preprocessor_config.json",
@@ -44,8 +42,8 @@ def test_it_takes_a_few_megabytes_that_everybody_may_read(bundle: Path) -> None:
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in files)
 
 
-def test_it_says_that_nobody_trained_it(model: ReduxModel) -> None:
-    assert not model.trained
+def test_it_says_that_nobody_trained_it(weights: Weights) -> None:
+    assert not weights.trained
 
 
 def test_an_older_tiny_model_is_replaced(tmp_path: Path) -> None:
@@ -66,11 +64,11 @@ def test_anything_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_maker_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save_half(folder: Path, *_: object) -> None:
+    def write_half(folder: Path) -> None:
         folder.mkdir(parents=True)
         raise OSError("disk full")
 
-    monkeypatch.setattr(tiny, "_save", save_half)
+    monkeypatch.setattr(tiny, "_write", write_half)
     with pytest.raises(OSError, match="disk full"):
         tiny.write_tiny(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shared.errors import ModelFailed
 from tests.unit.redux.pictures import beach, portrait
-from tests.unit.redux.running import difference, finish, recipe
+from tests.unit.redux.running import difference, finish, load, recipe
 from worker.redux.model import ReduxModel
 
 CLEARLY = 0.2  #: relative L2 distance of latents below which a mix-up might go unnoticed
@@ -101,7 +101,7 @@ def test_a_side_that_is_no_multiple_of_16_is_refused(
 
 
 def test_bfloat16_makes_finite_pictures_that_follow_their_source(bundle: Path) -> None:
-    half = ReduxModel.load(str(bundle / "base"), str(bundle / "redux"), dtype="bfloat16", device="cpu")
+    half = ReduxModel(load(bundle, dtype="bfloat16"))
     conditions = [half.condition(source) for source in (beach(), portrait())]
     ours, other = (finish(half, condition, [1]) for condition in conditions)
     assert conditions[0].dtype == torch.bfloat16

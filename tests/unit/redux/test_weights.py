@@ -11,14 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from shared.errors import ModelUnavailable
 from tests.unit.redux.fake_hub import FakeHub
+from tests.unit.redux.running import load
 from worker.redux.weights import Weights, load_weights
 
 #: diffusers 0.42.1 hands the hub's client an argument that it no longer knows.
 DIFFUSERS_WARNS = pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument is deprecated")
-
-
-def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Weights:
-    return load_weights(str(folder / "base"), str(folder / "redux"), dtype=dtype, device=device)
 
 
 def test_everything_is_ready_for_inference(weights: Weights) -> None:
@@ -111,12 +108,6 @@ def test_parts_of_different_models_do_not_fit(copy: Path) -> None:
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path, metadata={"format": "pt"})
     with pytest.raises(ModelUnavailable, match="does not fit"):
         load(copy)
-
-
-@pytest.mark.parametrize("dtype", ["int8", "fp16", ""])
-def test_an_unknown_dtype_names_the_known_ones(bundle: Path, dtype: str) -> None:
-    with pytest.raises(ModelUnavailable, match="REDUXQ_MODEL__DTYPE is one of bfloat16, float16, float32"):
-        load(bundle, dtype=dtype)
 
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99"])

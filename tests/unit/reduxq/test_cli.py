@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from reduxq import client, parts
 from reduxq.cli import app, main
 from reduxq.client import AiRecord
-from reduxq.demo import _follow, _keep
-from reduxq.progress import describe
+from reduxq.demo import _describe, _follow, _keep
 from reduxq.supervisor import TICK
 from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, Unavailable
 from tests.samples import encoded, picture
@@ -64,13 +63,15 @@ def ends_in(row: list[str], **duration: int) -> bool:
 
 def test_a_missing_image_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = failure_of(monkeypatch, "demo", "--image", str(tmp_path / "cat.png"), "--data", str(tmp_path / "data"))
-    assert line.endswith("cat.png: No such file or directory")
+    assert "No such file or directory" in line
+    assert "cat.png" in line
     assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_that_cannot_take_the_results_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    assert "cannot write to" in failure_of(monkeypatch, "demo", "--out", str(tmp_path / "file" / "out"))
+    out = str(tmp_path / "file" / "out")
+    assert f"Not a directory: '{out}'" in failure_of(monkeypatch, "demo", "--out", out)
 
 
 def test_an_unknown_setting_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,7 @@ def test_a_demo_asks_no_more_than_twice_a_second_and_waits_while_it_is_refused()
     ],
 )
 def test_progress_in_words(status: str, additional: dict[str, Any], text: str) -> None:
-    assert describe({"status": status, "additionalData": additional})[0] == text
+    assert _describe({"status": status, "additionalData": additional}) == text
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,24 @@ from shared.errors import Misconfigured
 
 def test_secrets_are_drawn_once_for_each_folder_and_are_private(tmp_path: Path) -> None:
     with DataFolder.locked(tmp_path / "one") as one, DataFolder.locked(tmp_path / "two") as two:
-        drawn = one.load_secrets()
-        assert drawn == one.load_secrets()
-        assert drawn.redis_password != two.load_secrets().redis_password
+        drawn = one.load()
+        assert drawn == one.load()
+        assert drawn.redis_password != two.load().redis_password
         assert _mode(one.path) == 0o700
         assert _mode(one.path / "secrets.json") == 0o600
 
 
 def test_a_saved_key_is_there_the_next_time(tmp_path: Path) -> None:
     with DataFolder.locked(tmp_path) as folder:
-        folder.save_secrets(folder.load_secrets().model_copy(update={"api_key": "rq_x"}))
+        folder.save(folder.load().model_copy(update={"api_key": "rq_x"}))
     with DataFolder.locked(tmp_path) as folder:
-        assert folder.load_secrets().api_key == "rq_x"
+        assert folder.load().api_key == "rq_x"
 
 
 def test_secrets_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     (tmp_path / "secrets.json").write_text("{")
     with DataFolder.locked(tmp_path) as folder, pytest.raises(Misconfigured, match=r"secrets\.json"):
-        folder.load_secrets()
+        folder.load()
 
 
 def test_a_folder_in_use_is_refused_with_the_processes_that_use_it(tmp_path: Path) -> None:

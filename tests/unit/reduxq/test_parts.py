@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from reduxq import parts
-from reduxq.folder import Secrets
+from reduxq.folder import Kept
 from reduxq.parts import Plan
 from reduxq.process import Part
 from shared.errors import Misconfigured
@@ -19,7 +19,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     ports = {"api": 1, "redis": 2, "s3": 3, "flower": 4}
-    return Plan(tmp_path, Secrets(api_key="rq_secret"), ports, workers=2)
+    return Plan(tmp_path, Kept(api_key="rq_secret", ports=ports), workers=2)
 
 
 def all_parts(plan: Plan) -> list[Part]:
@@ -28,7 +28,7 @@ def all_parts(plan: Plan) -> list[Part]:
 
 
 def test_no_secret_stands_in_a_command(plan: Plan) -> None:
-    secrets = [value for name, value in plan.secrets if name not in {"flower_user", "ports"}]
+    secrets = [value for name, value in plan.kept if name not in {"flower_user", "ports"}]
     for part in all_parts(plan):
         assert not any(secret in argument for secret in secrets for argument in part.command)
 
@@ -39,7 +39,7 @@ def test_the_servers_configuration_is_private_and_keeps_every_job(plan: Plan) ->
     assert configuration.stat().st_mode & 0o777 == 0o600
     lines = configuration.read_text().splitlines()
     assert {"bind 127.0.0.1", "appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(lines)
-    assert f"requirepass {plan.secrets.redis_password}" in lines
+    assert f"requirepass {plan.kept.redis_password}" in lines
 
 
 def test_the_bucket_is_there_before_the_server(plan: Plan) -> None:
@@ -97,14 +97,14 @@ def test_the_users_settings_go_through_but_not_the_servers(plan: Plan, monkeypat
     assert environment["REDUXQ_WORKER__GRACE_SECONDS"] == "2"  # within what the supervisor waits
     assert environment["REDUXQ_MODEL__REDUX"] == str(plan.folder / "model" / "redux")
     assert environment["NO_PROXY"] == "here,127.0.0.1"
-    assert environment["REDUXQ_WORKER__NAME"] == f"local-{os.getpid()}-1"
+    assert environment["REDUXQ_WORKER__NAME"] == "local-1"
     assert not {"FLOWER_BASIC_AUTH", "RCLONE_AUTH_KEY"} & set(environment)
-    assert parts.flower(plan).environment["FLOWER_BASIC_AUTH"] == f"reduxq:{plan.secrets.flower_password}"
+    assert parts.flower(plan).environment["FLOWER_BASIC_AUTH"] == f"reduxq:{plan.kept.flower_password}"
 
 
 def test_only_several_workers_share_the_cores(plan: Plan) -> None:
     first, second = parts.workers(plan)
     assert (first.name, second.name) == ("worker-1", "worker-2")
     assert int(first.environment["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
-    [alone] = parts.workers(Plan(plan.folder, plan.secrets, plan.ports, workers=1))
+    [alone] = parts.workers(Plan(plan.folder, plan.kept, workers=1))
     assert "OMP_NUM_THREADS" not in alone.environment

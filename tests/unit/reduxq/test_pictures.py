@@ -2,15 +2,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from reduxq.contact_sheet import GAP, LABEL, MARGIN, PAPER, contact_sheet
-from reduxq.sample import HEIGHT, WIDTH, draw_sample
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-def test_the_sample_is_the_same_at_every_call() -> None:
-    first, second = draw_sample(), draw_sample()
-    assert first.size == (WIDTH, HEIGHT)
-    assert first.tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (4, 2, 2)])

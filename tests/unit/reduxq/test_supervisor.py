@@ -13,7 +13,7 @@ from rich.console import Console
 
 from reduxq.folder import DataFolder
 from reduxq.process import Part, Process
-from reduxq.signals import StopSignals
+from reduxq.signals import noted_signals
 from reduxq.supervisor import Supervisor
 from shared.errors import Unavailable
 from tests.servers import wait_until
@@ -31,13 +31,13 @@ def output() -> StringIO:
 
 
 @pytest.fixture
-def signals() -> Iterator[StopSignals]:
-    with StopSignals() as signals:
+def signals() -> Iterator[list[int]]:
+    with noted_signals() as signals:
         yield signals
 
 
 @pytest.fixture
-def supervisor(folder: DataFolder, output: StringIO, signals: StopSignals) -> Iterator[Supervisor]:
+def supervisor(folder: DataFolder, output: StringIO, signals: list[int]) -> Iterator[Supervisor]:
     supervisor = Supervisor(folder, Console(file=output, soft_wrap=True), signals)
     yield supervisor
     supervisor.stop(*supervisor.pids)
@@ -87,7 +87,8 @@ def test_waits_grow_when_a_part_keeps_dying(folder: DataFolder) -> None:
         wait_until(lambda: process.notice_end() is not None)
         waits.append(process.wait)
         process._due_at = 0
-        assert process.restart_if_due()
+        assert process.is_due
+        process.start()
     process.finish(0)
     assert waits == [0, 1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -104,9 +105,9 @@ def test_stopping_ends_the_whole_group_even_of_what_will_not_listen(
     wait_until(lambda: all(_is_gone(int(pid)) for pid in log.read_text().split()))
 
 
-def test_a_signal_is_noted_and_stops_at_the_next_moment(supervisor: Supervisor, signals: StopSignals) -> None:
+def test_a_signal_is_noted_and_stops_at_the_next_moment(supervisor: Supervisor, signals: list[int]) -> None:
     os.kill(os.getpid(), SIGTERM)
-    assert signals.received == SIGTERM
+    assert signals == [SIGTERM]
     with pytest.raises(KeyboardInterrupt):
         supervisor.tend()
 

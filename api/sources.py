@@ -1,0 +1,94 @@
+"""Where a job's source comes from: the team's images, the request itself, or elsewhere."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from io import BytesIO
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from anyio import CancelScope, to_thread
+
+from api.services import Services
+from api.uploads import Upload, check, store
+from shared import assets
+from shared.assets import Asset
+from shared.errors import EgressFailed, EgressRefused, InvalidRequest, RecordsUnavailable, ReduxqError
+from shared.idempotency import Once
+from shared.ids import AssetKey
+from shared.keys import ApiKey
+
+
+class Source(NamedTuple):
+    """A stored image for a job."""
+
+    key: AssetKey
+    owned: bool  #: stored for this job alone, so that it leaves with it
+
+
+SourceContext = AbstractAsyncContextManager[Source]  #: left by a refusal, it removes what it stored
+
+
+@asynccontextmanager
+async def stored_source(
+    services: Services, caller: ApiKey, upload: Upload, once: Once | None = None
+) -> AsyncIterator[Source]:
+    """Store an upload as a job's source, and remove it again if the job is refused."""
+    asset = await store(services, caller, upload, once)
+    try:
+        yield Source(asset.key, owned=True)
+    except RecordsUnavailable:  # the job may have been accepted all the same
+        raise
+    except ReduxqError:
+        with CancelScope(shield=True):
+            await services.in_thread(partial(services.objects.delete, asset.key))
+            await services.run(assets.release(assets.kept(asset), once))
+        raise
+
+
+@asynccontextmanager
+async def named_source(services: Services, caller: ApiKey, reference: str, field: str) -> AsyncIterator[Source]:
+    """Give a job's source: an image of the caller's team, or one fetched from elsewhere.
+
+    Args:
+        services: Servers.
+        caller: Who may use it.
+        reference: Its key, its location, a presigned link, or an https URL elsewhere if the operator allows those.
+        field: What the facade calls it.
+
+    Raises:
+        InvalidRequest: If there is none; another team's is told as one that does not exist.
+    """
+    key = services.objects.key_of(reference) or AssetKey(reference)
+    if await find_asset(services, caller, key):
+        yield Source(key, owned=False)
+    elif reference.startswith(("http://", "https://")):
+        upload = await fetch(services, reference, field)
+        async with stored_source(services, caller, upload) as fetched:
+            yield fetched
+    else:
+        what = f"there is no image {reference!r}; upload it first and use its key or its location"
+        raise InvalidRequest.of(field, what, reference)
+
+
+async def find_asset(services: Services, caller: ApiKey, key: AssetKey) -> Asset | None:
+    """Return a stored image of the caller's team; None also for one that was deleted."""
+    asset = await services.run(assets.find(key, caller.team_id))
+    return asset if asset and asset.deleted_at is None else None
+
+
+async def fetch(services: Services, url: str, field: str) -> Upload:
+    """Fetch an image from elsewhere and check it.
+
+    Raises:
+        InvalidRequest: If the operator does not allow that, the URL is refused or leads to no image.
+    """
+    if not services.settings.egress.image_urls:
+        raise InvalidRequest.of(field, "URLs elsewhere are not allowed here; upload the image first", url)
+    call = partial(services.egress.fetch, url, max_bytes=services.settings.api.max_upload_bytes)
+    async with services.fetchers:  # also while it waits to be decoded, for it is in memory
+        try:
+            data = await to_thread.run_sync(call, limiter=services.fetch_threads)
+        except (EgressRefused, EgressFailed) as error:
+            raise InvalidRequest.of(field, error.message, url) from error
+        return await check(services, field, unquote(urlsplit(url).path) or "image", BytesIO(data))
