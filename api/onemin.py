@@ -99,8 +99,8 @@ async def vary(request: Request, caller: ApiKey, services: Services, body: Any) 
     """Answer an ``IMAGE_VARIATOR`` body with its job's record."""
     draft, reference = parse_submission(body, request.state.request_id, services.settings.api.wait_seconds)
     user = await services.run(get_user(caller.user_id))
-    source = named_source(services, caller, reference, "promptObject.imageUrl")
-    job = await submit(services, caller, draft, source, once_of(request, caller, fingerprint("features", body)))
+    once = once_of(request, caller, fingerprint("features", body))
+    job = await submit(services, caller, draft, named_source(services, caller, reference, once), once)
     found = await outcome(services, caller, job, draft.wait)
     with suppress(RecordsUnavailable):
         user = await services.run(get_user(caller.user_id))  # what the job cost is counted by now

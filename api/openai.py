@@ -29,13 +29,12 @@ async def create_variation(request: Request, caller: Caller, services: ServicesD
         asked, model = parse_form(form, services.settings.api.openai_models)
         upload = await receive(services, image, "image")
         once = once_of(request, caller, fingerprint("variations", asked.model_dump(mode="json"), upload.digest))
-        image_once = once and once._replace(place=f"{once.place}:image")
         draft = Draft(
             parameters=asked.parameters(),
             echo=asked.echo(model, request.state.request_id),
             wait=services.settings.api.openai_wait_seconds,
         )
-        source = stored_source(services, caller, upload, image_once)
+        source = stored_source(services, caller, upload, once)
         job = await submit(services, caller, draft, source, once)
     record = (await outcome(services, caller, job, draft.wait)).record
     require_success(record)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from io import BytesIO
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from anyio import CancelScope, to_thread
@@ -18,6 +18,8 @@ from shared.idempotency import Once
 from shared.ids import AssetKey
 from shared.keys import ApiKey
 
+IMAGE_URL: Final = "promptObject.imageUrl"
+
 
 class Source(NamedTuple):
     """A stored image for a job."""
@@ -30,11 +32,10 @@ SourceContext = AbstractAsyncContextManager[Source]  #: left by a refusal, it re
 
 
 @asynccontextmanager
-async def stored_source(
-    services: Services, caller: ApiKey, upload: Upload, once: Once | None = None
-) -> AsyncIterator[Source]:
-    """Store an upload as a job's source, and remove it again if the job is refused."""
-    asset = await store(services, caller, upload, once)
+async def stored_source(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> AsyncIterator[Source]:
+    """Store an upload as a job's source, one for all twins of its request; remove it again if the job is refused."""
+    image = once and once._replace(place=f"{once.place}:image")
+    asset = await store(services, caller, upload, image)
     try:
         yield Source(asset.key, owned=True)
     except RecordsUnavailable:  # the job may have been accepted all the same
@@ -42,19 +43,15 @@ async def stored_source(
     except ReduxqError:
         with CancelScope(shield=True):
             await services.in_thread(partial(services.objects.delete, asset.key))
-            await services.run(assets.release(assets.kept(asset), once))
+            await services.run(assets.release(assets.kept(asset), image))
         raise
 
 
 @asynccontextmanager
-async def named_source(services: Services, caller: ApiKey, reference: str, field: str) -> AsyncIterator[Source]:
-    """Give a job's source: an image of the caller's team, or one fetched from elsewhere.
+async def named_source(services: Services, caller: ApiKey, reference: str, once: Once | None) -> AsyncIterator[Source]:
+    """Give the source that ``imageUrl`` names: an image of the caller's team, or one fetched from elsewhere.
 
-    Args:
-        services: Servers.
-        caller: Who may use it.
-        reference: Its key, its location, a presigned link, or an https URL elsewhere if the operator allows those.
-        field: What the facade calls it.
+    It is named by its key, its location, a presigned link, or an https URL elsewhere if the operator allows those.
 
     Raises:
         InvalidRequest: If there is none; another team's is told as one that does not exist.
@@ -63,12 +60,12 @@ async def named_source(services: Services, caller: ApiKey, reference: str, field
     if await find_asset(services, caller, key):
         yield Source(key, owned=False)
     elif reference.startswith(("http://", "https://")):
-        upload = await fetch(services, reference, field)
-        async with stored_source(services, caller, upload) as fetched:
+        upload = await fetch(services, reference, IMAGE_URL)
+        async with stored_source(services, caller, upload, once) as fetched:
             yield fetched
     else:
         what = f"there is no image {reference!r}; upload it first and use its key or its location"
-        raise InvalidRequest.of(field, what, reference)
+        raise InvalidRequest.of(IMAGE_URL, what, reference)
 
 
 async def find_asset(services: Services, caller: ApiKey, key: AssetKey) -> Asset | None:

@@ -134,7 +134,7 @@ class RecordsUnavailable(Unavailable):
 
 
 class StillRunning(Unavailable, code="STILL_RUNNING"):
-    """The variations are not ready yet; the same request, sent again, waits for the same job."""
+    """The variations are not ready yet; an SDK's retry, or the same Idempotency-Key again, waits for the same job."""
 
     retry_after = 1
 
