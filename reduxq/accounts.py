@@ -13,7 +13,7 @@ from reduxq.folder import read_stack
 from shared.keys import ApiKey, create_key, list_keys, revoke_key, rotate_key
 from shared.programs import Program, connect, run
 from shared.settings import load_settings
-from shared.teams import CREDIT, create_team, list_teams, set_credit, set_limit
+from shared.teams import STARTING_CREDIT, create_team, list_teams, set_credit, set_limit
 
 T = TypeVar("T")
 MOST: Final = 10**15  #: credits; far below what the records server can count
@@ -31,7 +31,7 @@ TeamArgument = Annotated[str, typer.Argument(help="Name of the team.")]
 @teams.command("create")
 def add_team(
     name: TeamArgument,
-    credit: Annotated[int, typer.Option(min=0, max=MOST, help="Credits that it may spend.")] = CREDIT,
+    credit: Annotated[int, typer.Option(min=0, max=MOST, help="Credits that it may spend.")] = STARTING_CREDIT,
     data: DataOption = None,
 ) -> None:
     """Make a team."""

@@ -3,7 +3,6 @@
 import os
 import sys
 from pathlib import Path
-from signal import SIGINT
 from time import monotonic
 from typing import Annotated, Final, NoReturn
 
@@ -11,9 +10,9 @@ import typer
 from rich.console import Console
 
 from reduxq import accounts
-from reduxq.demo import run_demo
+from reduxq.demo import SAMPLE, run_demo
 from reduxq.parts import python
-from reduxq.signals import StopSignals
+from reduxq.signals import noted_signals
 from reduxq.stack import Stack, running_stack
 from shared.errors import ReduxqError
 from shared.settings import settings_table
@@ -35,7 +34,7 @@ def main() -> None:
     except ReduxqError as error:
         sys.exit(f"reduxq: {error.message}")
     except OSError as error:
-        sys.exit(f"reduxq: {error}")
+        sys.exit(f"reduxq: {error.filename}: {error.strerror}" if error.filename else f"reduxq: {error}")
 
 
 @app.command()
@@ -47,7 +46,7 @@ def up(
     """Run the whole service on this machine until Ctrl-C."""
     began, console = monotonic(), _console()
     console.print(f"Starting reduxq; data and logs are in {data}")
-    with StopSignals() as signals:
+    with noted_signals() as signals:
         try:
             with running_stack(data, console, signals, port=port, workers=workers) as stack:
                 _announce(stack, monotonic() - began, console)
@@ -58,12 +57,12 @@ def up(
 
 
 def _announce(stack: Stack, seconds: float, console: Console) -> None:
-    url, secrets = stack.plan.url, stack.plan.secrets
+    url, kept = stack.plan.url, stack.plan.kept
     console.print(
         f"Ready after {seconds:.1f} s; Ctrl-C stops it\n"
         f"  API     {url('api')}\n"
         f"  key     {stack.api_key}\n"
-        f"  Flower  {url('flower')}  user {secrets.flower_user}, password {secrets.flower_password}\n"
+        f"  Flower  {url('flower')}  user {kept.flower_user}, password {kept.flower_password}\n"
         "Upload an image:\n"
         f"  curl -H 'API-KEY: {stack.api_key}' -F asset=@example.png {url('api')}/api/assets"
     )
@@ -77,7 +76,7 @@ def _console() -> Console:
 @app.command()
 def demo(
     *,
-    image: Annotated[Path | None, typer.Option(help="Picture to vary; a sample is drawn if there is none.")] = None,
+    image: Annotated[Path, typer.Option(help="Picture to vary.", show_default="a sample")] = SAMPLE,
     num_outputs: Annotated[int, typer.Option(help="Number of variations, 1 to 4.")] = 4,
     aspect_ratio: Annotated[str, typer.Option(help="Shape of the variations, one of eleven.")] = "4:3",
     megapixels: Annotated[str, typer.Option(help="Size of the variations, 1 or 0.25.")] = "0.25",
@@ -93,15 +92,15 @@ def demo(
         "megapixels": megapixels,
         "num_inference_steps": steps,
     }
-    with StopSignals() as signals:
+    with noted_signals() as signals:
         try:
             run_demo(prompt, image=image, out=out, data=data, console=_console(), signals=signals)
         except KeyboardInterrupt:
-            sys.exit(128 + (signals.received or SIGINT))
+            sys.exit(128 + signals[-1])
 
 
 @model.command()
-def tiny(folder: Annotated[Path, typer.Argument(help="Becomes FOLDER/base and FOLDER/redux.")]) -> None:
+def tiny(folder: Annotated[Path, typer.Argument(help="Becomes FOLDER/base, FOLDER/redux and FOLDER/safety.")]) -> None:
     """Write the tiny random-weight model that tests and the demo use."""
     _run_module("worker.redux.tiny", str(folder))
 

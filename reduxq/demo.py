@@ -1,6 +1,7 @@
 """The demo: one picture through the whole service."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +13,10 @@ from rich.console import Console
 
 from reduxq.client import AiRecord, Client
 from reduxq.contact_sheet import contact_sheet
-from reduxq.progress import ProgressLine
-from reduxq.sample import draw_sample
-from reduxq.signals import StopSignals
 from reduxq.stack import Stack, running_stack
-from shared.errors import InvalidRequest, JobError, Misconfigured, ReduxqError, Unavailable
+from shared.errors import JobError, ReduxqError, Unavailable
 
+SAMPLE: Final = Path(__file__).with_name("sample.webp")
 PATIENCE: Final = 10.0  #: seconds for one call; while it lasts Ctrl-C has to wait
 TICKS: Final = 5  #: of the supervisor, half a second, between two questions: a key may ask 180 times a minute
 STALLED: Final = timedelta(minutes=2)  #: a job that does not get on for this long is given up
@@ -28,29 +27,21 @@ NOISE: Final = (
 
 
 def run_demo(
-    prompt: dict[str, Any], *, image: Path | None, out: Path, data: Path, console: Console, signals: StopSignals
+    prompt: dict[str, Any], *, image: Path, out: Path, data: Path, console: Console, signals: Sequence[int]
 ) -> None:
-    """Start a stack, vary one picture, keep what comes out, stop the stack.
-
-    Args:
-        prompt: The job's parameters, in the wire's own words, but for the picture.
-        image: What to vary; None means the sample.
-        out: Folder for what comes out.
-        data: The stack's data folder.
-        console: Where to tell how it goes.
-        signals: Where to learn that the user wants to stop.
+    """Start a stack, vary one picture as ``prompt`` says, keep what comes out, stop the stack.
 
     Raises:
-        ReduxqError: With one clear line, if anything fails.
+        ReduxqError, OSError: With one clear line, if anything fails.
         KeyboardInterrupt: If the user wants to stop.
     """
-    name, source = _read_source(image)
-    _make(out)
+    source = image.read_bytes()
+    out.mkdir(parents=True, exist_ok=True)
     console.print(f"Starting the local stack; its logs are in {data / 'logs'}")
     with running_stack(data, console, signals) as stack:
         try:
             with Client(stack.plan.url("api"), stack.api_key, timeout=PATIENCE, trust_env=False) as client:
-                key = client.upload(name, source)
+                key = client.upload(image.name, source)
                 job = client.submit({**prompt, "imageUrl": key})
                 record = _follow(job["uuid"], client, stack, console)
                 _keep(record, source, client, out)
@@ -59,36 +50,22 @@ def run_demo(
     _conclude(record, out, console)
 
 
-def _read_source(image: Path | None) -> tuple[str, bytes]:
-    if image is None:
-        drawn = BytesIO()
-        draw_sample().save(drawn, "PNG")
-        return "sample.png", drawn.getvalue()
-    try:
-        return image.name, image.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"cannot read the image {image}: {error.strerror}") from error
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Misconfigured(f"cannot write to {out}: {error.strerror}") from error
-
-
 def _follow(uuid: str, client: Client, stack: Stack, console: Console) -> AiRecord:
-    """Return the job's record when it has succeeded."""
-    news_at = monotonic()
-    with ProgressLine(console) as line:
+    """Tell how far the job is, live on a terminal; return its record when it has succeeded."""
+    said, news_at = "submitted", monotonic()
+    with console.status(said) as line:
         while monotonic() - news_at < STALLED.total_seconds():
             for _ in range(TICKS):
                 stack.supervisor.tend()
-            record = _ask(uuid, client)
-            if record is None:
+            try:
+                record = client.result(uuid)
+            except Unavailable:  # it is being started again, or was asked too often
                 continue
-            if line.show(record):
-                news_at = monotonic()
+            if (text := _describe(record)) != said:
+                said, news_at = text, monotonic()
+                line.update(text)
+                if not console.is_terminal:
+                    console.print(text)
             if record["status"] == "SUCCESS":
                 return record
             if record["status"] == "FAILURE":
@@ -97,12 +74,16 @@ def _follow(uuid: str, client: Client, stack: Stack, console: Console) -> AiReco
     raise Unavailable(f"the job {uuid} has not moved for {STALLED.total_seconds():g} s")
 
 
-def _ask(uuid: str, client: Client) -> AiRecord | None:
-    """Return the record, or None while the API is being started again or has been asked too often."""
-    try:
-        return client.result(uuid)
-    except Unavailable:
-        return None
+def _describe(record: AiRecord) -> str:
+    """Return in words how far a job is."""
+    extra = record["additionalData"]
+    if record["status"] != "PROCESSING":
+        return str(record["status"]).lower()
+    if progress := extra["progress"]:
+        return f"running, step {progress['step']} of {progress['steps']}"
+    if extra["queuePosition"] is not None:
+        return f"queued, position {extra['queuePosition']}"
+    return "running, loading the picture"
 
 
 def _keep(record: AiRecord, source: bytes, client: Client, out: Path) -> None:

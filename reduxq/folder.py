@@ -19,8 +19,8 @@ PRIVATE: Final = 0o600
 LEAVING: Final = timedelta(seconds=2)  #: how long the parts of a supervisor that was just killed may take to follow it
 
 
-class Secrets(BaseModel):
-    """What is drawn at random for a data folder and kept."""
+class Kept(BaseModel):
+    """What is drawn for a data folder and kept from one stack to the next, secrets and ports."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,7 +30,7 @@ class Secrets(BaseModel):
     flower_user: str = "reduxq"
     flower_password: str = Field(default_factory=lambda: secrets.token_urlsafe(18))
     api_key: str = ""  #: made when the records server runs
-    ports: dict[str, int] = {}  #: of the last stack; not secret, but kept in the same place
+    ports: dict[str, int] = {}  #: by part
 
 
 class DataFolder:
@@ -67,19 +67,19 @@ class DataFolder:
         finally:
             os.close(lock)
 
-    def load_secrets(self) -> Secrets:
-        """Return the folder's secrets, drawn if there are none."""
+    def load(self) -> Kept:
+        """Return what the folder keeps, drawn if it is new."""
         place = self.path / "secrets.json"
         if not place.exists():
-            self.save_secrets(Secrets())
+            self.save(Kept())
         try:
-            return Secrets.model_validate_json(place.read_text())
+            return Kept.model_validate_json(place.read_text())
         except ValidationError as error:
             raise Misconfigured(f"{place} is not what reduxq wrote; remove it together with {self.path}") from error
 
-    def save_secrets(self, found: Secrets) -> None:
-        """Keep the secrets for the next stack in this folder."""
-        write_private(self.path / "secrets.json", found.model_dump_json(indent=2))
+    def save(self, kept: Kept) -> None:
+        """Keep this for the next stack in the folder."""
+        write_private(self.path / "secrets.json", kept.model_dump_json(indent=2))
 
     def note_pids(self, pids: Mapping[str, int]) -> None:
         """Keep who runs here, for whoever finds the folder locked."""

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from reduxq.folder import Secrets, write_private
+from reduxq.folder import Kept, write_private
 from reduxq.ports import HOST
 from reduxq.process import Part
 from shared.errors import Misconfigured
@@ -37,17 +37,16 @@ class Plan:
     """Where the parts of one stack are, and what they share."""
 
     folder: Path
-    secrets: Secrets
-    ports: dict[str, int]  #: by part
+    kept: Kept
     workers: int
 
     def url(self, name: str) -> str:
         """Return where a part answers to HTTP."""
-        return f"http://{HOST}:{self.ports[name]}"
+        return f"http://{HOST}:{self.kept.ports[name]}"
 
     def redis_url(self, database: int) -> str:
         """Return where records (0) or messages (1) are."""
-        return f"redis://:{self.secrets.redis_password}@{HOST}:{self.ports['redis']}/{database}"
+        return f"redis://:{self.kept.redis_password}@{HOST}:{self.kept.ports['redis']}/{database}"
 
 
 def require_installed() -> None:
@@ -82,8 +81,8 @@ def redis(plan: Plan) -> Part:
     folder = plan.folder / "redis"
     folder.mkdir(mode=0o700, exist_ok=True)
     quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-    password = plan.secrets.redis_password
-    text = VALKEY_CONFIGURATION.format(host=HOST, port=plan.ports["redis"], folder=quoted, password=password)
+    password = plan.kept.redis_password
+    text = VALKEY_CONFIGURATION.format(host=HOST, port=plan.kept.ports["redis"], folder=quoted, password=password)
     write_private(folder / "valkey.conf", text)
     return Part("redis", (str(get_binary_path()), str(folder / "valkey.conf")), _inherited())
 
@@ -92,15 +91,15 @@ def s3(plan: Plan) -> Part:
     """Return rclone as an S3 server; its buckets are folders, so making one needs no server."""
     folder = plan.folder / "s3"
     (folder / BUCKET).mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = f'"{plan.secrets.s3_access_key},{plan.secrets.s3_secret_key}"'
-    command = (_rclone() or "rclone", "serve", "s3", "--addr", f"{HOST}:{plan.ports['s3']}", str(folder))
+    keys = f'"{plan.kept.s3_access_key},{plan.kept.s3_secret_key}"'
+    command = (_rclone() or "rclone", "serve", "s3", "--addr", f"{HOST}:{plan.kept.ports['s3']}", str(folder))
     return Part("s3", command, {**_inherited(), "RCLONE_AUTH_KEY": keys, "RCLONE_CONFIG": ""})
 
 
 def flower(plan: Plan) -> Part:
     """Return the monitor; without credentials its pages would be open to every user of this machine."""
-    command = python("celery", "flower", f"--address={HOST}", f"--port={plan.ports['flower']}")
-    credentials = f"{plan.secrets.flower_user}:{plan.secrets.flower_password}"
+    command = python("celery", "flower", f"--address={HOST}", f"--port={plan.kept.ports['flower']}")
+    credentials = f"{plan.kept.flower_user}:{plan.kept.flower_password}"
     own = {"CELERY_BROKER_URL": plan.redis_url(1), "FLOWER_BASIC_AUTH": credentials}
     return Part("flower", command, {**_inherited(), **own})
 
@@ -117,14 +116,9 @@ def workers(plan: Plan) -> list[Part]:
     if plan.workers > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // plan.workers)))
     return [
-        Part(f"worker-{number}", python("worker"), {**environment, **_named({"WORKER__NAME": name})})
-        for number, name in enumerate(worker_names(plan), start=1)
+        Part(f"worker-{number}", python("worker"), {**environment, **_named({"WORKER__NAME": f"local-{number}"})})
+        for number in range(1, plan.workers + 1)
     ]
-
-
-def worker_names(plan: Plan) -> list[str]:
-    """Return what the workers call themselves; no worker of an earlier stack, believed alive, is called that."""
-    return [f"local-{os.getpid()}-{number}" for number in range(1, plan.workers + 1)]
 
 
 def model_makers(plan: Plan) -> list[Part]:
@@ -155,11 +149,11 @@ def _service(plan: Plan) -> dict[str, str]:
         "STORAGE__ENDPOINT": plan.url("s3"),
         "STORAGE__PUBLIC_ENDPOINT": plan.url("s3"),
         "STORAGE__BUCKET": BUCKET,
-        "STORAGE__ACCESS_KEY": plan.secrets.s3_access_key,
-        "STORAGE__SECRET_KEY": plan.secrets.s3_secret_key,
+        "STORAGE__ACCESS_KEY": plan.kept.s3_access_key,
+        "STORAGE__SECRET_KEY": plan.kept.s3_secret_key,
         "WORKER__GRACE_SECONDS": "2",  # so that stopping is quick: what still runs goes on at the next start
         "API__HOST": HOST,
-        "API__PORT": str(plan.ports["api"]),
+        "API__PORT": str(plan.kept.ports["api"]),
     }
     return {**_named(defaults), **_inherited(), **_named(servers)}
 

@@ -35,46 +35,41 @@ class Process:
     Only the main thread may start it: the tether tears when the thread ends that forked.
     """
 
+    _popen: subprocess.Popen[bytes] | None  #: none between an end that was noticed and the next start
+
     def __init__(self, part: Part, log: Path, lock: int) -> None:
         self.part = part
         self.log = log
         self.ends = 0  #: how often in a row it has ended quickly, all by itself
         self.wait = 0  #: seconds between its last end and its next start
         self._lock = lock
-        self._is_waiting = False
         log.unlink(missing_ok=True)
-        self._spawn()
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
+        self.start()
 
     def notice_end(self) -> int | None:
         """Return the exit status (negative: a signal) of an end that was not noticed before, else None."""
-        status = None if self._is_waiting else self._popen.poll()
+        status = self._popen.poll() if self._popen else None
         if status is not None:
             self._kill_group()  # what is left of it may hold its port
-            self._is_waiting = True
+            self._popen = None
             self.ends = self.ends + 1 if monotonic() - self._started_at < QUICK.total_seconds() else 1
             self.wait = WAITS[min(self.ends, len(WAITS)) - 1]
             self._due_at = monotonic() + self.wait
         return status
 
-    def restart_if_due(self) -> bool:
-        """Start it again if its end was noticed and it has waited long enough; return whether it was."""
-        if not self._is_waiting or monotonic() < self._due_at:
-            return False
-        self._is_waiting = False
-        self._spawn()
-        return True
+    @property
+    def is_due(self) -> bool:
+        """Whether its end was noticed and it has waited long enough to be started again."""
+        return self._popen is None and monotonic() >= self._due_at
 
     def terminate(self) -> None:
         """Ask it to stop."""
-        self._popen.terminate()
+        if self._popen:
+            self._popen.terminate()
 
     def finish(self, deadline: float) -> None:
         """Wait for its end until the deadline, then kill what is left of its group."""
-        if self._is_waiting:
+        if self._popen is None:
             return  # it has ended, and its id may be somebody else's by now
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(max(0.0, deadline - monotonic()))
@@ -88,7 +83,8 @@ class Process:
             return "\n".join(file.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
         return ""
 
-    def _spawn(self) -> None:
+    def start(self) -> None:
+        """Start it, as its lock and its tether demand."""
         self._started_at = monotonic()
         tether = (sys.executable, "-I", "-S", str(TETHER), str(os.getpid()))
         with self.log.open("ab") as log:
@@ -101,6 +97,7 @@ class Process:
                 start_new_session=True,
                 pass_fds=(self._lock,),
             )
+        self.pid = self._popen.pid
 
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError):

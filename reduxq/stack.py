@@ -1,6 +1,6 @@
 """The local all-in-one stack: Valkey, S3, API, dispatcher, workers, Flower."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -10,8 +10,8 @@ from rich.console import Console
 from reduxq import parts, readiness
 from reduxq.folder import DataFolder
 from reduxq.ports import draw_ports, require_free
-from reduxq.signals import StopSignals
 from reduxq.supervisor import Supervisor
+from shared.dispatch_store import living_workers, retire_worker
 from shared.errors import Unauthorized
 from shared.keys import check_key, create_key
 from shared.programs import connect, run
@@ -22,7 +22,7 @@ OWNER: Final = "local"  #: team and user of the stack's own key
 
 @contextmanager
 def running_stack(
-    data: Path, console: Console, signals: StopSignals, *, port: int = 0, workers: int = 1
+    data: Path, console: Console, signals: Sequence[int], *, port: int = 0, workers: int = 1
 ) -> Iterator["Stack"]:
     """Start a stack in a data folder, hand it out when it is ready and stop it in the end.
 
@@ -34,13 +34,12 @@ def running_stack(
     parts.require_installed()
     parts.require_whole_model()
     with DataFolder.locked(data) as folder:
-        kept = folder.load_secrets()
+        kept = folder.load()
         wished = kept.ports | ({"api": require_free(port)} if port else {})
         # The same ones as before, so that an asset's location and a link outlive a restart.
-        ports = draw_ports(("api", "redis", "s3", "flower"), wished)
-        secrets = kept.model_copy(update={"ports": ports})
-        folder.save_secrets(secrets)
-        plan = parts.Plan(folder.path, secrets, ports, workers)
+        kept = kept.model_copy(update={"ports": draw_ports(("api", "redis", "s3", "flower"), wished)})
+        folder.save(kept)
+        plan = parts.Plan(folder.path, kept, workers)
         stack = Stack(plan, folder, Supervisor(folder, console, signals))
         try:
             stack.start()
@@ -63,7 +62,8 @@ class Stack:
         """Start everything, what needs no other at the same time, and return when all of it is ready."""
         supervisor, plan = self.supervisor, self.plan
         supervisor.start(parts.redis(plan), parts.s3(plan), *parts.model_makers(plan))
-        supervisor.wait_for(readiness.servers(plan))
+        supervisor.wait_for({"redis": lambda: readiness.records(plan)})
+        self._forget_workers()
         self.api_key = self._ensure_key()
         supervisor.start(*parts.front(plan), parts.flower(plan))
         supervisor.wait_for({"model": lambda: "model" not in supervisor.pids})
@@ -79,20 +79,26 @@ class Stack:
         self.supervisor.stop(*self.supervisor.pids.keys() - keepers)
         self.supervisor.stop(*keepers)
 
+    def _forget_workers(self) -> None:
+        """Forget the workers of a stack that was killed: they are believed alive for some seconds more."""
+        with connect(self.plan.redis_url(0)) as records:
+            for name in run(records, living_workers()):
+                run(records, retire_worker(name))
+
     def _ensure_key(self) -> str:
         """Return the folder's API key, made if there is none or it is no longer good."""
-        secrets = self.plan.secrets
+        kept = self.plan.kept
         with connect(self.plan.redis_url(0)) as records:
             with suppress(Unauthorized):
-                run(records, check_key(secrets.api_key))
-                return secrets.api_key
+                run(records, check_key(kept.api_key))
+                return kept.api_key
             made = run(records, create_key(OWNER, OWNER))
-        self._folder.save_secrets(secrets.model_copy(update={"api_key": made}))
+        self._folder.save(kept.model_copy(update={"api_key": made}))
         return made
 
     def _publish(self) -> None:
         """Tell other programs where the parts are."""
-        plan, secrets = self.plan, self.plan.secrets
+        plan = self.plan
         self._folder.write_stack(
             {
                 "api_url": plan.url("api"),
@@ -100,7 +106,7 @@ class Stack:
                 "s3_url": plan.url("s3"),
                 "redis_url": plan.redis_url(0),
                 "flower_url": plan.url("flower"),
-                "flower_user": secrets.flower_user,
-                "flower_password": secrets.flower_password,
+                "flower_user": plan.kept.flower_user,
+                "flower_password": plan.kept.flower_password,
             }
         )

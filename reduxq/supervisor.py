@@ -1,6 +1,6 @@
 """Keeps the processes of one data folder alive."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic, sleep
 from typing import Final
@@ -9,7 +9,6 @@ from rich.console import Console
 
 from reduxq.folder import DataFolder
 from reduxq.process import Part, Process, describe_end
-from reduxq.signals import StopSignals
 from shared.errors import Unavailable
 
 TICK: Final = timedelta(milliseconds=100)
@@ -21,7 +20,7 @@ STOP_LIMIT: Final = timedelta(seconds=15)  #: longer than any part's own grace p
 class Supervisor:
     """Starts processes, starts them again when they die, and stops them in order."""
 
-    def __init__(self, folder: DataFolder, console: Console, signals: StopSignals) -> None:
+    def __init__(self, folder: DataFolder, console: Console, signals: Sequence[int]) -> None:
         self.starting = True  #: while it is, a part may be given up
         self._folder = folder
         self._console = console
@@ -59,12 +58,14 @@ class Supervisor:
         Raises:
             Unavailable, KeyboardInterrupt: As :meth:`wait_for`.
         """
-        self._signals.raise_if_any()
+        if self._signals:
+            raise KeyboardInterrupt
         sleep(TICK.total_seconds())
         for process in list(self._processes.values()):
             if (status := process.notice_end()) is not None:
                 self._on_end(process, status)
-            elif process.restart_if_due():
+            elif process.is_due:
+                process.start()
                 self._folder.note_pids(self.pids)
                 self._console.print(f"{process.part.name} was started again as process {process.pid}")
 
