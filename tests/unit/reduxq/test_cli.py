@@ -71,7 +71,7 @@ def test_a_missing_image_is_said_before_anything_starts(tmp_path: Path, monkeypa
 def test_a_folder_that_cannot_take_the_results_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     out = str(tmp_path / "file" / "out")
-    assert f"Not a directory: '{out}'" in failure_of(monkeypatch, "demo", "--out", out)
+    assert f"{out}: Not a directory" in failure_of(monkeypatch, "demo", "--out", out)
 
 
 def test_an_unknown_setting_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
