@@ -66,8 +66,9 @@ def _inspect(data: bytes, max_pixels: int, *, cpu_seconds: float, memory: int) -
 def _address_space(limit: int) -> Iterator[None]:
     """Limit the process's memory in bytes, where the system can; the next file is read without a limit."""
     before = resource.getrlimit(resource.RLIMIT_AS)
+    most = before[1]
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
     try:
         yield
     finally:

@@ -86,13 +86,14 @@ def add_links(app: FastAPI, prefix: str) -> None:
 async def keep_form(request: Request, caller: ApiKey, services: Services) -> dict[str, Any]:
     """Store the image in the form's field ``asset`` and describe it."""
     async with form_with(request, "asset") as (_, file):
-        return await keep(request, caller, services, await receive(services, file, "asset"))
+        upload = await receive(services, file, "asset")
+        return await keep(request, caller, services, upload, fingerprint("assets", upload.name, upload.digest))
 
 
-async def keep(request: Request, caller: ApiKey, services: Services, upload: Upload) -> dict[str, Any]:
-    """Store an image and describe it."""
-    once = once_of(request, caller, fingerprint("assets", upload.name, upload.digest))
-    return asset_answer(await store(services, caller, upload, once), upload.name, services.objects)
+async def keep(request: Request, caller: ApiKey, services: Services, upload: Upload, asked: str) -> dict[str, Any]:
+    """Store an image and describe it; ``asked`` is the request's fingerprint."""
+    asset = await store(services, caller, upload, once_of(request, caller, asked))
+    return asset_answer(asset, upload.name, services.objects)
 
 
 async def vary(request: Request, caller: ApiKey, services: Services, body: Any) -> dict[str, Any]:
@@ -103,7 +104,7 @@ async def vary(request: Request, caller: ApiKey, services: Services, body: Any) 
     job = await submit(services, caller, draft, named_source(services, caller, reference, once), once)
     found = await outcome(services, caller, job, draft.wait)
     with suppress(RecordsUnavailable):
-        user = await services.run(get_user(caller.user_id))  # what the job cost is counted by now
+        user = await services.run(get_user(found.record.user_id))  # what the job cost is counted by now
     return ai_record(found, user, services.objects)
 
 

@@ -1,7 +1,7 @@
 """Records and assets as 1min.ai's clients read them."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -104,10 +104,14 @@ def _timings(record: JobRecord) -> dict[str, float]:
     """Return seconds: how long the job waited and ran, and what its last attempt spent them on."""
     timings = dict(record.timings)
     if record.started_at:
-        timings["queueSeconds"] = round((record.started_at - record.created_at).total_seconds(), 3)
+        timings["queueSeconds"] = _seconds(record.started_at - record.created_at)
     if record.started_at and record.finished_at:
-        timings["runSeconds"] = round((record.finished_at - record.started_at).total_seconds(), 3)
+        timings["runSeconds"] = _seconds(record.finished_at - record.started_at)
     return timings
+
+
+def _seconds(duration: timedelta) -> float:
+    return max(0.0, round(duration.total_seconds(), 3))  # two machines' clocks differ
 
 
 def catalog(credits_per_usd: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from api.onemin import json_body, keep, keep_form, vary
 from api.services import ServicesDep
 from api.sources import fetch
 from shared.errors import InvalidRequest, NotFound
+from shared.idempotency import fingerprint
 from shared.teams import Team, get_team
 
 
@@ -48,7 +49,7 @@ async def create_asset(request: Request, caller: Caller, services: ServicesDep) 
     url = body.get("fileUrl") if isinstance(body, dict) else None
     if not isinstance(url, str):
         raise InvalidRequest.of("fileUrl", "is required and must be an https URL", url)
-    return await keep(request, caller, services, await fetch(services, url, "fileUrl"))
+    return await keep(request, caller, services, await fetch(services, url, "fileUrl"), fingerprint("assets", body))
 
 
 @teams.post("/features")

@@ -26,7 +26,8 @@ def once_of(request: Request, caller: ApiKey, asked: str) -> Once | None:
     """
     key, retry = request.headers.get("idempotency-key"), request.headers.get("x-stainless-retry-count")
     if key is None:
-        return idempotency.retried(caller.id, asked, retry=retry.strip("0") != "") if retry else None
+        again = retry is not None and retry.isdecimal() and retry.strip("0") != ""
+        return idempotency.retried(caller.id, asked, retry=again) if retry else None
     if not 1 <= len(key) <= LONGEST:
         raise InvalidRequest.of("Idempotency-Key", f"must have 1 to {LONGEST} characters, not {len(key)}")
     return idempotency.keyed(caller.team_id, key, asked)

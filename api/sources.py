@@ -1,7 +1,7 @@
 """Where a job's source comes from: the team's images, the request itself, or elsewhere."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from io import BytesIO
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ from api.services import Services
 from api.uploads import Upload, check, store
 from shared import assets
 from shared.assets import Asset
-from shared.errors import EgressFailed, EgressRefused, InvalidRequest, RecordsUnavailable, ReduxqError
+from shared.errors import EgressFailed, EgressRefused, InvalidRequest, RecordsUnavailable, ReduxqError, Unavailable
 from shared.idempotency import Once
 from shared.ids import AssetKey
 from shared.keys import ApiKey
@@ -34,14 +34,14 @@ SourceContext = AbstractAsyncContextManager[Source]  #: left by a refusal, it re
 @asynccontextmanager
 async def stored_source(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> AsyncIterator[Source]:
     """Store an upload as a job's source, one for all twins of its request; remove it again if the job is refused."""
-    image = once and once._replace(place=f"{once.place}:image")
+    image = once._replace(place=f"{once.place}:image") if once and once.ended is None else None
     asset = await store(services, caller, upload, image)
     try:
         yield Source(asset.key, owned=True)
     except RecordsUnavailable:  # the job may have been accepted all the same
         raise
     except ReduxqError:
-        with CancelScope(shield=True):
+        with CancelScope(shield=True), suppress(Unavailable):
             await services.in_thread(partial(services.objects.delete, asset.key))
             await services.run(assets.release(assets.kept(asset), image))
         raise
@@ -56,10 +56,11 @@ async def named_source(services: Services, caller: ApiKey, reference: str, once:
     Raises:
         InvalidRequest: If there is none; another team's is told as one that does not exist.
     """
-    key = services.objects.key_of(reference) or AssetKey(reference)
+    own = services.objects.key_of(reference)
+    key = own or AssetKey(reference)
     if await find_asset(services, caller, key):
         yield Source(key, owned=False)
-    elif reference.startswith(("http://", "https://")):
+    elif own is None and reference.startswith(("http://", "https://")):
         upload = await fetch(services, reference, IMAGE_URL)
         async with stored_source(services, caller, upload, once) as fetched:
             yield fetched

@@ -45,10 +45,11 @@ async def submit(
         InsufficientCredits, TooManyRequests: If the team may not have one more job.
         RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
-    if earlier := await services.run(idempotency.find(once)):
-        return Accepted(JobId(earlier), None)
-    record = await _accept(services, caller, draft, source, once)
-    return Accepted(record.id, record)
+    if once and (earlier := await services.run(idempotency.find(once))):
+        if await _counts(services, JobId(earlier), once.ended):
+            return Accepted(JobId(earlier), None)
+        once = once._replace(repeats=False)
+    return await _accept(services, caller, draft, source, once)
 
 
 async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Report:
@@ -85,7 +86,7 @@ async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
 
 async def _accept(
     services: Services, caller: ApiKey, draft: Draft, source: SourceContext, once: Once | None
-) -> JobRecord:
+) -> Accepted:
     if draft.parameters.get("disable_safety_checker") and not services.settings.api.allow_unchecked:
         what = "must be false: this service checks every variation"
         raise InvalidRequest.of("disable_safety_checker", what, value=True)
@@ -104,7 +105,15 @@ async def _accept(
             created_at=datetime.now(UTC),
         )
         job_id = await services.run(services.jobs.accept(record, open_jobs=rules.open_jobs, once=once))
-    return record.model_copy(update={"id": job_id})
+    return Accepted(job_id, record if job_id == record.id else None)
+
+
+async def _counts(services: Services, job_id: JobId, ended: timedelta | None) -> bool:
+    """Say whether an earlier job is the one that a request asks for again."""
+    record = await services.run(services.jobs.get(job_id))
+    if ended is None or record is None or record.finished_at is None:
+        return record is not None
+    return datetime.now(UTC) - record.finished_at < ended
 
 
 async def _has_ended(services: Services, job_id: JobId) -> bool:

@@ -90,15 +90,20 @@ async def store(services: Services, caller: ApiKey, upload: Upload, once: Once |
     if asset.stored:
         return asset
     try:
-        upload.file.seek(0)
-        put = partial(services.objects.put, asset.key, upload.file, asset.content_type)
-        etag = await services.in_thread(put)
-        stored = asset.model_copy(update={"etag": etag})
-        await services.run(assets.confirm(stored))
+        return await _put(services, upload, asset)
     except BaseException:
         with CancelScope(shield=True), suppress(Unavailable):  # also when the process ends while the storage hangs
             await services.run(assets.release(asset))
         raise
+
+
+async def _put(services: Services, upload: Upload, asset: Asset) -> Asset:
+    upload.file.seek(0)
+    put = partial(services.objects.put, asset.key, upload.file, asset.content_type)
+    stored = asset.model_copy(update={"etag": await services.in_thread(put)})
+    if not await services.run(assets.confirm(asset, stored)):
+        await services.in_thread(partial(services.objects.delete, asset.key))
+        raise Unavailable("the image was deleted, or its key given back, while it was being stored")
     return stored
 
 

@@ -59,9 +59,12 @@ def kept(asset: Asset) -> Asset:
     return asset.model_copy(update={"stored": True})
 
 
-def confirm(asset: Asset) -> Program[None]:
-    """Say that the asset's object is in the bucket."""
-    yield keep(asset)
+def confirm(reserved: Asset, stored: Asset) -> Program[bool]:
+    """Say that a reserved asset's object is in the bucket; False if it was released or deleted meanwhile."""
+    place, keeping = _place(reserved.key), keep(stored)
+    if (yield from commit([Guard(("GET", place), reserved.model_dump_json())], [keeping])):
+        return True
+    return bool((yield ("GET", place)) == kept(stored).model_dump_json())  # by a twin, or when this was sent first
 
 
 def discard(key: AssetKey) -> Command:

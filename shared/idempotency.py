@@ -10,7 +10,8 @@ from shared.ids import KeyId, TeamId
 from shared.programs import Command, Guard, Program
 
 REMEMBERED: Final = timedelta(hours=24)  #: how long a client's Idempotency-Key is known
-RETRIED: Final = timedelta(hours=1)  #: how long a retry without a key finds its job; SDKs give up much sooner
+RETRIED: Final = timedelta(hours=1)  #: how long a retry without a key finds its job while that is open
+JUST_ENDED: Final = timedelta(minutes=1)  #: and how long after its end; later, it must be a retry of a refused call
 
 
 class Once(NamedTuple):
@@ -20,6 +21,7 @@ class Once(NamedTuple):
     fingerprint: str  #: SHA-256 of what it asks for
     lasts: timedelta
     repeats: bool  #: whether an earlier one counts; if not, this is a new request that later ones may repeat
+    ended: timedelta | None = None  #: how long after its end a job counts as the request's; None: as long as it lasts
 
 
 def fingerprint(*parts: Any) -> str:
@@ -34,7 +36,7 @@ def keyed(team_id: TeamId, key: str, asked: str) -> Once:
 
 def retried(key_id: KeyId, asked: str, *, retry: bool) -> Once:
     """Return the request that an SDK sends again as it was, if ``retry`` says so."""
-    return Once(f"retry:{key_id}:{asked}", asked, RETRIED, repeats=retry)
+    return Once(f"retry:{key_id}:{asked}", asked, RETRIED, repeats=retry, ended=JUST_ENDED)
 
 
 def find(once: Once | None) -> Program[str | None]:

@@ -90,6 +90,8 @@ def read_source(data: bytes) -> Picture:
             if upright.mode.startswith("I"):  # 16 bits a channel, which convert() would cut off at 255
                 upright = upright.convert("F").point(lambda level: level * (255 / 65535)).convert("L")
             return upright.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise BrokenImage("the image is of no known type") from error
     except DECODING_ERRORS as error:
         raise BrokenImage(f"the image cannot be decoded: {error}") from error
 

@@ -89,9 +89,9 @@ def revoke_key(key_id: str) -> Program[None]:
         NotFound: If there is no such key.
     """
     while True:
-        key = yield from _require(key_id)
+        text, key = yield from _require(key_id)
         ended = key.model_copy(update={"revoked_at": key.revoked_at or datetime.now(UTC)})
-        if (yield from commit([_unchanged(key)], _stored(ended))):
+        if (yield from commit([_unchanged(key, text)], _stored(ended))):
             return
 
 
@@ -102,15 +102,16 @@ def rotate_key(key_id: str, *, overlap: timedelta, lasts: timedelta | None = Non
         NotFound: If there is no such key.
         InvalidRequest: If it no longer works, so that there is nothing to succeed to.
     """
-    while True:
-        key = yield from _require(key_id)
+    _, key = yield from _require(key_id)
+    fresh, shown = _drawn(key.model_dump(include=OWNER), lasts)
+    while not (yield ("EXISTS", _place(fresh.id))):  # also when the answer to the commit was lost
+        text, key = yield from _require(key_id)
         if not key.valid:
             raise InvalidRequest(f"the key {key_id} was revoked or has expired; create a new one")
-        fresh, text = _drawn(key.model_dump(include=OWNER), lasts)
         end = datetime.now(UTC) + overlap
         ending = key.model_copy(update={"expires_at": min(end, key.expires_at or end)})
-        if (yield from commit([_unchanged(key)], [*_stored(ending), *_stored(fresh)])):
-            return text
+        yield from commit([_unchanged(key, text)], [*_stored(ending), *_stored(fresh)])
+    return shown
 
 
 def _drawn(owner: dict[str, Any], lasts: timedelta | None) -> tuple[ApiKey, str]:
@@ -121,19 +122,20 @@ def _drawn(owner: dict[str, Any], lasts: timedelta | None) -> tuple[ApiKey, str]
     return ApiKey(id=key_id, digest=_digest(text), created_at=now, expires_at=expires_at, **owner), text
 
 
-def _require(key_id: str) -> Program[ApiKey]:
-    key = yield from _get(KeyId(key_id))
-    if key is None:
+def _require(key_id: str) -> Program[tuple[str, ApiKey]]:
+    """Return a key as it is stored, and what that means."""
+    text = yield ("GET", _place(KeyId(key_id)))
+    if text is None:
         raise NotFound(f"there is no key {key_id}")
-    return key
+    return text, ApiKey.model_validate_json(text)
 
 
 def _stored(key: ApiKey) -> list[Command]:
     return [("SET", _place(key.id), key.model_dump_json()), ("SADD", INDEX, key.id)]
 
 
-def _unchanged(key: ApiKey) -> Guard:
-    return Guard(("GET", _place(key.id)), key.model_dump_json())
+def _unchanged(key: ApiKey, text: str) -> Guard:
+    return Guard(("GET", _place(key.id)), text)
 
 
 def _get(key_id: KeyId) -> Program[ApiKey | None]:

@@ -137,9 +137,9 @@ class Runner:
         try:
             return read_source(self.objects.get(key))
         except errors.NotFound as error:
-            raise errors.SourceUnusable(f"the source {key} is no longer in the store") from error
+            raise errors.SourceUnusable("the source is no longer in the store") from error
         except errors.BrokenImage as error:
-            raise errors.SourceUnusable(f"the source {key}: {error.message}") from error
+            raise errors.SourceUnusable(f"the source: {error.message}") from error
 
     def _flag(self, seeds: tuple[int, ...], pictures: list[Picture]) -> tuple[Flagged, ...]:
         """Return what must be withheld; a checker that fails ends the job, so that nothing goes out unchecked."""

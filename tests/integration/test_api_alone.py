@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import pytest
 import redis
 import trustme
 
-from shared import dispatch_store
+from shared import assets, dispatch_store
+from shared.assets import Asset
 from shared.errors import NotFound
+from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
-from shared.jobs import Flagged
-from shared.keys import create_key
+from shared.jobs import Flagged, JobRecord
+from shared.keys import check_key, create_key
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.transitions import finish
@@ -84,6 +86,57 @@ def test_when_a_wait_runs_out_openais_sdk_asks_again_for_the_same_job(alone: Alo
     assert (caught.value.status_code, caught.value.code) == (503, "still_running")
     assert caught.value.response.headers["retry-after"] == "1"
     assert caught.value.response.request.headers["x-stainless-retry-count"] == "2"
+    assert alone.queued() == 1
+
+
+@pytest.mark.parametrize(
+    "alone", [{"REDUXQ_TEAMS__REQUESTS_PER_MINUTE": "3", "REDUXQ_API__MAX_UPLOAD_BYTES": "100000"}], indirect=True
+)
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_openais_sdk_tells_apart_too_large_too_often_and_reused(alone: Alone) -> None:
+    client = openai.OpenAI(base_url=f"{alone.client.base_url}/v1", api_key=alone.key, max_retries=0)
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.images.create_variation(image=IMAGE + bytes(100_000))
+    assert (caught.value.status_code, caught.value.code) == (413, "payload_too_large")
+    keyed: Any = {"extra_headers": {"Idempotency-Key": "one"}}
+    with pytest.raises(openai.InternalServerError):
+        client.images.create_variation(image=IMAGE, **keyed)
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.images.create_variation(image=IMAGE, n=2, **keyed)
+    assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.images.create_variation(image=IMAGE)
+    assert caught.value.code == "rate_limit_exceeded"
+
+
+def test_an_upload_that_ends_after_its_image_was_deleted_does_not_bring_it_back(alone: Alone) -> None:
+    me = run(alone.records, check_key(alone.key))
+    reserved = Asset(
+        key=AssetKey("images/late.png"),
+        team_id=me.team_id,
+        user_id=me.user_id,
+        content_type="image/png",
+        size_bytes=len(IMAGE),
+        created_at=NOW,
+    )
+    run(alone.records, assets.reserve(reserved))
+    assert run(alone.records, assets.confirm(reserved, reserved))  # its twin was first
+    alone.client.delete(f"/api/assets/{reserved.key}").raise_for_status()
+    assert not run(alone.records, assets.confirm(reserved, reserved))
+    assert alone.client.get(f"/{reserved.key}").status_code == 404
+
+
+def test_a_retry_of_a_refused_call_is_a_call_of_its_own_once_the_earlier_has_ended(alone: Alone) -> None:
+    def vary(retry: str) -> httpx.Response:
+        return alone.client.post(PATH, files={"image": IMAGE}, headers={"x-stainless-retry-count": retry})
+
+    vary("0")
+    end_as_a_worker(alone, 0)
+    (key,) = (str(name) for name in alone.records.keys("job:*"))
+    assert vary("1").headers["x-job-id"] == key.removeprefix("job:")
+    long_ago = partial(JobRecord.model_copy, update={"finished_at": datetime.now(UTC) - timedelta(minutes=2)})
+    run(alone.records, STORE.update(JobId(key.removeprefix("job:")), long_ago))
+    assert vary("1").status_code == 503
     assert alone.queued() == 1
 
 
@@ -162,7 +215,7 @@ def test_an_address_inside_is_refused_and_leaves_nothing(alone: Alone, url: str)
     assert not alone.records.keys("asset:*")
 
 
-def test_a_poller_that_knows_three_words_understands_every_record(alone: Alone) -> None:
+def test_a_poller_that_knows_three_words_understands_a_canceled_job(alone: Alone) -> None:
     """As the n8n node: PROCESSING goes on, SUCCESS and FAILURE end, null is unknown."""
     uuid = submit(alone, upload(alone)).json()["aiRecord"]["uuid"]
     assert alone.client.get(f"/api/results/{uuid}").json()["aiRecord"]["status"] == "PROCESSING"
@@ -192,7 +245,8 @@ def end_as_a_worker(alone: Alone, flagged: int) -> None:
     made = variations_of(job)[flagged:]
     for variation in made:
         alone.objects.put(variation.key, IMAGE, "image/png")
-    done = partial(finish, attempt=1, variations=made, flagged=withheld, model=MODEL, timings={}, now=NOW)
+    now = datetime.now(UTC)
+    done = partial(finish, attempt=1, variations=made, flagged=withheld, model=MODEL, timings={}, now=now)
     run(alone.records, STORE.update(job_id, done))
 
 

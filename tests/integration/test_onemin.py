@@ -1,5 +1,6 @@
 """The 1min.ai facade, over HTTP, on the whole stack."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -83,6 +84,19 @@ def test_an_asynchronous_job_is_answered_at_once_and_polled(client: httpx.Client
     assert record["temporaryUrl"] is None
     assert wait_for(client, record["uuid"])["status"] == "SUCCESS"
     assert result(client, record["uuid"])["uuid"] == record["uuid"]
+
+
+def test_a_poller_that_asks_every_two_seconds_sees_a_job_through(client: httpx.Client, source: dict[str, Any]) -> None:
+    """As the n8n node does, for 120 s at most."""
+    uuid = feature(client, source["key"], num_inference_steps=50, num_outputs=4)["uuid"]
+    seen = []
+    for _ in range(60):
+        seen.append(client.get(f"/api/results/{uuid}").json()["aiRecord"]["status"])
+        if seen[-1] in {"SUCCESS", "FAILURE"}:
+            break
+        time.sleep(2)
+    assert seen == ["PROCESSING"] * (len(seen) - 1) + ["SUCCESS"]
+    assert len(seen) > 1
 
 
 def test_an_upload_is_answered_with_every_field_that_a_client_reads(stack: Stack, client: httpx.Client) -> None:
