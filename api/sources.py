@@ -72,7 +72,7 @@ async def named_source(services: Services, caller: ApiKey, reference: str, once:
 async def find_asset(services: Services, caller: ApiKey, key: AssetKey) -> Asset | None:
     """Return a stored image of the caller's team; None also for one that was deleted."""
     asset = await services.run(assets.find(key, caller.team_id))
-    return asset if asset and asset.deleted_at is None else None
+    return asset if asset and asset.there else None
 
 
 async def fetch(services: Services, url: str, field: str) -> Upload:

@@ -87,7 +87,7 @@ async def store(services: Services, caller: ApiKey, upload: Upload, once: Once |
     asset = await _reserve(services, caller, upload, once)
     if asset.deleted_at:
         raise InvalidRequest.of("Idempotency-Key", "belongs to an image that was deleted; send another key")
-    if asset.stored:
+    if asset.there:
         return asset
     try:
         return await _put(services, upload, asset)
@@ -101,10 +101,12 @@ async def _put(services: Services, upload: Upload, asset: Asset) -> Asset:
     upload.file.seek(0)
     put = partial(services.objects.put, asset.key, upload.file, asset.content_type)
     stored = asset.model_copy(update={"etag": await services.in_thread(put)})
-    if not await services.run(assets.confirm(asset, stored)):
+    standing = await services.run(assets.confirm(asset, stored))
+    if standing and standing.there:
+        return standing
+    if standing and standing.deleted_at:  # else it may be a twin's by now
         await services.in_thread(partial(services.objects.delete, asset.key))
-        raise Unavailable("the image was deleted, or its key given back, while it was being stored")
-    return stored
+    raise Unavailable("the image was deleted, or its key given back, while it was being stored")
 
 
 async def check(services: Services, field: str, name: str, file: BinaryIO) -> Upload:

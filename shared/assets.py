@@ -26,6 +26,10 @@ class Asset(BaseModel):
     job_id: JobId | None = None  #: whose variation it is
     deleted_at: datetime | None = None  #: its object is gone; the key stays taken
 
+    @property
+    def there(self) -> bool:
+        return self.stored and self.deleted_at is None
+
 
 def reserve(asset: Asset, once: Once | None = None) -> Program[Asset | None]:
     """Take the key for its owner before anything is written there.
@@ -59,12 +63,15 @@ def kept(asset: Asset) -> Asset:
     return asset.model_copy(update={"stored": True})
 
 
-def confirm(reserved: Asset, stored: Asset) -> Program[bool]:
-    """Say that a reserved asset's object is in the bucket; False if it was released or deleted meanwhile."""
-    place, keeping = _place(reserved.key), keep(stored)
-    if (yield from commit([Guard(("GET", place), reserved.model_dump_json())], [keeping])):
-        return True
-    return bool((yield ("GET", place)) == kept(stored).model_dump_json())  # by a twin, or when this was sent first
+def confirm(reserved: Asset, stored: Asset) -> Program[Asset | None]:
+    """Say that a reserved asset's object is in the bucket, and return what stands under its key afterwards.
+
+    That is another's record, a tombstone or nothing if the key was given back or its image deleted meanwhile.
+    """
+    place = _place(reserved.key)
+    yield from commit([Guard(("GET", place), reserved.model_dump_json())], [keep(stored)])
+    text = yield ("GET", place)
+    return Asset.model_validate_json(text) if text else None
 
 
 def discard(key: AssetKey) -> Command:

@@ -120,9 +120,13 @@ def test_an_upload_that_ends_after_its_image_was_deleted_does_not_bring_it_back(
         created_at=NOW,
     )
     run(alone.records, assets.reserve(reserved))
-    assert run(alone.records, assets.confirm(reserved, reserved))  # its twin was first
+    twins = run(alone.records, assets.confirm(reserved, reserved))
+    assert twins is not None
+    assert twins.there
     alone.client.delete(f"/api/assets/{reserved.key}").raise_for_status()
-    assert not run(alone.records, assets.confirm(reserved, reserved))
+    late = run(alone.records, assets.confirm(reserved, reserved))
+    assert late is not None
+    assert late.deleted_at
     assert alone.client.get(f"/{reserved.key}").status_code == 404
 
 
