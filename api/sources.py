@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from anyio import CancelScope, to_thread
@@ -21,30 +22,38 @@ from shared.keys import ApiKey
 IMAGE_URL: Final = "promptObject.imageUrl"
 
 
-class Source(NamedTuple):
+@dataclass
+class Source:
     """A stored image for a job."""
 
     key: AssetKey
     owned: bool  #: stored for this job alone, so that it leaves with it
+    overtaken: bool = False  #: a twin of the request was accepted first, with a source of its own
 
 
-SourceContext = AbstractAsyncContextManager[Source]  #: left by a refusal, it removes what it stored
+SourceContext = AbstractAsyncContextManager[Source]  #: left by a refusal or overtaken, it removes what it stored
 
 
 @asynccontextmanager
 async def stored_source(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> AsyncIterator[Source]:
-    """Store an upload as a job's source, one for all twins of its request; remove it again if the job is refused."""
+    """Store an upload as a job's source; requests with one Idempotency-Key share theirs."""
     image = once._replace(place=f"{once.place}:image") if once and once.ended is None else None
     asset = await store(services, caller, upload, image)
+    source = Source(asset.key, owned=True)
+    unneeded = False
     try:
-        yield Source(asset.key, owned=True)
+        yield source
+        unneeded = source.overtaken and image is None
     except RecordsUnavailable:  # the job may have been accepted all the same
         raise
     except ReduxqError:
-        with CancelScope(shield=True), suppress(Unavailable):
-            await services.in_thread(partial(services.objects.delete, asset.key))
-            await services.run(assets.release(assets.kept(asset), image))
+        unneeded = True
         raise
+    finally:
+        if unneeded:
+            with CancelScope(shield=True), suppress(Unavailable):
+                await services.in_thread(partial(services.objects.delete, asset.key))
+                await services.run(assets.release(assets.kept(asset), image))
 
 
 @asynccontextmanager

@@ -90,9 +90,9 @@ async def _accept(
     if draft.parameters.get("disable_safety_checker") and not services.settings.api.allow_unchecked:
         what = "must be false: this service checks every variation"
         raise InvalidRequest.of("disable_safety_checker", what, value=True)
-    async with source as (key, owned):
+    async with source as own:
         seed = draft.parameters.get("seed")
-        chosen = {**draft.parameters, "source": key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
+        chosen = {**draft.parameters, "source": own.key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
         parameters, rules = Parameters(**chosen), services.settings.teams
         record = JobRecord(
             id=JobId(str(uuid4())),
@@ -100,11 +100,12 @@ async def _accept(
             user_id=caller.user_id,
             parameters=parameters,
             echo=draft.echo,
-            owns_source=owned,
+            owns_source=own.owned,
             price=in_credits(parameters.usd, rules.credits_per_usd),
             created_at=datetime.now(UTC),
         )
         job_id = await services.run(services.jobs.accept(record, open_jobs=rules.open_jobs, once=once))
+        own.overtaken = job_id != record.id
     return Accepted(job_id, record if job_id == record.id else None)
 
 

@@ -99,8 +99,11 @@ async def store(services: Services, caller: ApiKey, upload: Upload, once: Once |
 
 async def _put(services: Services, upload: Upload, asset: Asset) -> Asset:
     upload.file.seek(0)
-    put = partial(services.objects.put, asset.key, upload.file, asset.content_type)
-    stored = asset.model_copy(update={"etag": await services.in_thread(put)})
+    content_type = upload.image_type.value
+    etag = await services.in_thread(partial(services.objects.put, asset.key, upload.file, content_type))
+    # Of what was put: a twin that reserved the key may have fetched other bytes from the same URL.
+    found = {"etag": etag, "content_type": content_type, "size_bytes": upload.size_bytes}
+    stored = asset.model_copy(update=found)
     standing = await services.run(assets.confirm(asset, stored))
     if standing and standing.there:
         return standing

@@ -130,6 +130,16 @@ def test_an_upload_that_ends_after_its_image_was_deleted_does_not_bring_it_back(
     assert alone.client.get(f"/{reserved.key}").status_code == 404
 
 
+def test_retries_that_overtake_each_other_leave_one_source(alone: Alone) -> None:
+    def vary(_: int) -> httpx.Response:
+        return alone.client.post(PATH, files={"image": IMAGE}, headers={"x-stainless-retry-count": "1"})
+
+    with ThreadPoolExecutor(8) as pool:
+        assert {answer.status_code for answer in pool.map(vary, range(16))} == {503}
+    assert alone.queued() == 1
+    assert len(list(alone.records.scan_iter("asset:*"))) == 1
+
+
 def test_a_retry_of_a_refused_call_is_a_call_of_its_own_once_the_earlier_has_ended(alone: Alone) -> None:
     def vary(retry: str) -> httpx.Response:
         return alone.client.post(PATH, files={"image": IMAGE}, headers={"x-stainless-retry-count": retry})
