@@ -20,7 +20,7 @@ from shared.object_store import ObjectStore
 from shared.programs import connect_async
 from shared.settings import Settings
 
-FETCHES: Final = 8  #: images fetched from elsewhere at the same time
+FETCHES: Final = 8  #: images fetched from elsewhere at the same time; the storage keeps 32 of anyio's 40 threads
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -41,7 +41,6 @@ def create_app(settings: Settings) -> FastAPI:
                 egress=Egress(settings.egress),
                 decoders=CapacityLimiter(os.cpu_count() or 1),
                 fetchers=CapacityLimiter(FETCHES),
-                fetch_threads=CapacityLimiter(FETCHES),
             )
             follower = asyncio.create_task(completions.follow())
             yield

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 
 from api.auth import Caller, authenticate
 from api.deletion import delete_asset, delete_result
-from api.onemin_requests import parse_submission
+from api.onemin_requests import TYPE, parse_submission
 from api.onemin_view import ai_record, asset_answer, catalog, instant
 from api.repeats import once_of
 from api.services import Services, ServicesDep, services_of
@@ -63,9 +63,9 @@ async def remove_result(uuid: str, caller: Caller, services: ServicesDep) -> dic
 
 
 @router.get("/models")
-async def list_models(services: ServicesDep, feature: str = "IMAGE_VARIATOR") -> dict[str, Any]:
+async def list_models(services: ServicesDep, feature: str = TYPE) -> dict[str, Any]:
     """List the models that have a feature, with their prices; needs no key."""
-    return {"models": catalog(services.settings.teams.credits_per_usd) if feature == "IMAGE_VARIATOR" else []}
+    return {"models": catalog(services.settings.teams.credits_per_usd) if feature == TYPE else []}
 
 
 def add_links(app: FastAPI, prefix: str) -> None:

@@ -29,7 +29,6 @@ class Services:
     egress: Egress
     decoders: CapacityLimiter  #: images decoded at the same time
     fetchers: CapacityLimiter  #: images fetched from elsewhere and not yet checked, at the same time
-    fetch_threads: CapacityLimiter  #: of their own, so that slow ones do not keep the storage's
 
     async def run(self, program: Program[T]) -> T:
         """Run a store operation."""

@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 
 from api.services import Services
 from api.uploads import Upload, check, store
@@ -53,7 +53,7 @@ async def stored_source(services: Services, caller: ApiKey, upload: Upload, once
         if unneeded:
             with CancelScope(shield=True), suppress(Unavailable):
                 await services.in_thread(partial(services.objects.delete, asset.key))
-                await services.run(assets.release(assets.kept(asset), image))
+                await services.run(assets.release(asset, image))
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def fetch(services: Services, url: str, field: str) -> Upload:
     call = partial(services.egress.fetch, url, max_bytes=services.settings.api.max_upload_bytes)
     async with services.fetchers:  # also while it waits to be decoded, for it is in memory
         try:
-            data = await to_thread.run_sync(call, limiter=services.fetch_threads)
+            data = await services.in_thread(call)
         except (EgressRefused, EgressFailed) as error:
             raise InvalidRequest.of(field, error.message, url) from error
         return await check(services, field, unquote(urlsplit(url).path) or "image", BytesIO(data))

@@ -102,7 +102,7 @@ async def _put(services: Services, upload: Upload, asset: Asset) -> Asset:
     content_type = upload.image_type.value
     etag = await services.in_thread(partial(services.objects.put, asset.key, upload.file, content_type))
     # Of what was put: a twin that reserved the key may have fetched other bytes from the same URL.
-    found = {"etag": etag, "content_type": content_type, "size_bytes": upload.size_bytes}
+    found = {"etag": etag, "content_type": content_type, "size_bytes": upload.size_bytes, "stored": True}
     stored = asset.model_copy(update=found)
     standing = await services.run(assets.confirm(asset, stored))
     if standing and standing.there:

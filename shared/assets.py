@@ -53,14 +53,9 @@ def reserve(asset: Asset, once: Once | None = None) -> Program[Asset | None]:
     return (yield from reserve(asset, once)) if earlier or broken in first else None
 
 
-def keep(asset: Asset) -> Command:
+def keep(stored: Asset) -> Command:
     """Return the command that says that the asset's object is in the bucket."""
-    return _set(kept(asset))
-
-
-def kept(asset: Asset) -> Asset:
-    """Return the asset as it is recorded once its object is in the bucket."""
-    return asset.model_copy(update={"stored": True})
+    return _set(stored)
 
 
 def confirm(reserved: Asset, stored: Asset) -> Program[Asset | None]:
@@ -69,7 +64,8 @@ def confirm(reserved: Asset, stored: Asset) -> Program[Asset | None]:
     That is another's record, a tombstone or nothing if the key was given back or its image deleted meanwhile.
     """
     place = _place(reserved.key)
-    yield from commit([Guard(("GET", place), reserved.model_dump_json())], [keep(stored)])
+    if (yield from commit([Guard(("GET", place), reserved.model_dump_json())], [keep(stored)])):
+        return stored
     text = yield ("GET", place)
     return Asset.model_validate_json(text) if text else None
 

@@ -199,6 +199,7 @@ def _completion(record: JobRecord) -> list[Command]:
                 content_type=variation.content_type,
                 size_bytes=variation.size_bytes,
                 created_at=record.finished_at or record.created_at,
+                stored=True,
                 job_id=record.id,
             )
         )

@@ -89,9 +89,9 @@ def revoke_key(key_id: str) -> Program[None]:
         NotFound: If there is no such key.
     """
     while True:
-        text, key = yield from _require(key_id)
+        unchanged, key = yield from _require(key_id)
         ended = key.model_copy(update={"revoked_at": key.revoked_at or datetime.now(UTC)})
-        if (yield from commit([_unchanged(key, text)], _stored(ended))):
+        if (yield from commit([unchanged], _stored(ended))):
             return
 
 
@@ -105,12 +105,12 @@ def rotate_key(key_id: str, *, overlap: timedelta, lasts: timedelta | None = Non
     _, key = yield from _require(key_id)
     fresh, shown = _drawn(key.model_dump(include=OWNER), lasts)
     while not (yield ("EXISTS", _place(fresh.id))):  # also when the answer to the commit was lost
-        text, key = yield from _require(key_id)
+        unchanged, key = yield from _require(key_id)
         if not key.valid:
             raise InvalidRequest(f"the key {key_id} was revoked or has expired; create a new one")
         end = datetime.now(UTC) + overlap
         ending = key.model_copy(update={"expires_at": min(end, key.expires_at or end)})
-        yield from commit([_unchanged(key, text)], [*_stored(ending), *_stored(fresh)])
+        yield from commit([unchanged], [*_stored(ending), *_stored(fresh)])
     return shown
 
 
@@ -122,20 +122,17 @@ def _drawn(owner: dict[str, Any], lasts: timedelta | None) -> tuple[ApiKey, str]
     return ApiKey(id=key_id, digest=_digest(text), created_at=now, expires_at=expires_at, **owner), text
 
 
-def _require(key_id: str) -> Program[tuple[str, ApiKey]]:
-    """Return a key as it is stored, and what that means."""
-    text = yield ("GET", _place(KeyId(key_id)))
+def _require(key_id: str) -> Program[tuple[Guard, ApiKey]]:
+    """Return a key, with what holds as long as nobody changes it."""
+    read = ("GET", _place(KeyId(key_id)))
+    text = yield read
     if text is None:
         raise NotFound(f"there is no key {key_id}")
-    return text, ApiKey.model_validate_json(text)
+    return Guard(read, text), ApiKey.model_validate_json(text)
 
 
 def _stored(key: ApiKey) -> list[Command]:
     return [("SET", _place(key.id), key.model_dump_json()), ("SADD", INDEX, key.id)]
-
-
-def _unchanged(key: ApiKey, text: str) -> Guard:
-    return Guard(("GET", _place(key.id)), text)
 
 
 def _get(key_id: KeyId) -> Program[ApiKey | None]:

@@ -120,11 +120,12 @@ def test_an_upload_that_ends_after_its_image_was_deleted_does_not_bring_it_back(
         created_at=NOW,
     )
     run(alone.records, assets.reserve(reserved))
-    twins = run(alone.records, assets.confirm(reserved, reserved))
+    stored = reserved.model_copy(update={"stored": True})
+    twins = run(alone.records, assets.confirm(reserved, stored))
     assert twins is not None
     assert twins.there
     alone.client.delete(f"/api/assets/{reserved.key}").raise_for_status()
-    late = run(alone.records, assets.confirm(reserved, reserved))
+    late = run(alone.records, assets.confirm(reserved, stored))
     assert late is not None
     assert late.deleted_at
     assert alone.client.get(f"/{reserved.key}").status_code == 404
