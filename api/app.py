@@ -10,10 +10,12 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import health, onemin, onemin_web, openai, openapi, problems
+from api import health, onemin, onemin_web, openai, openapi, problems, results
 from api.middleware import BodyLimit, RequestId
 from api.services import Services
-from api.waiting import BLOCK, Completions
+from api.waiting import Completions, Reports
+from shared.clock import Clock
+from shared.completions import BLOCK
 from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
@@ -31,14 +33,16 @@ def create_app(settings: Settings) -> FastAPI:
         """Connect, serve, and stop following completions."""
         url = settings.records.url.get_secret_value()
         async with connect_async(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
-            completions = Completions(following)
+            completions, jobs = Completions(following), JobStore(settings.jobs.lease_seconds)
             app.state.services = Services(
                 settings=settings,
                 records=records,
-                jobs=JobStore(settings.jobs.lease_seconds),
+                jobs=jobs,
                 objects=ObjectStore(settings.storage),
                 completions=completions,
+                reports=Reports(records, jobs),
                 egress=Egress(settings.egress),
+                clock=Clock(),
                 decoders=CapacityLimiter(os.cpu_count() or 1),
                 fetchers=CapacityLimiter(FETCHES),
             )
@@ -59,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestId)
     problems.add_handlers(app)
     app.include_router(onemin.router)
+    app.include_router(results.router)
     onemin.add_links(app, settings.storage.prefix)
     app.include_router(onemin_web.router)
     app.include_router(openai.router)

@@ -40,7 +40,7 @@ async def delete_result(services: Services, caller: ApiKey, job_id: JobId) -> No
     now = datetime.now(UTC)
     ended = await services.run(services.jobs.update(job_id, partial(transitions.cancel, now=now)))
     own = (ended.parameters.source,) if ended.owns_source else ()
-    for key in {*ended.planned_keys, *ended.abandoned_keys, *own} - {""}:
-        # A worker that is storing one at this moment removes it when it finds the job gone.
+    for key in {*ended.planned_keys, *own} - {""}:
+        # One that a worker is storing at this moment, or an earlier attempt left, is the sweeper's.
         await services.in_thread(partial(services.objects.delete, key))
     await services.run(services.jobs.update(job_id, partial(transitions.erase, now=now)))

@@ -1,141 +1,196 @@
 """The dispatcher: owns everything between acceptance and claim.
 
-It publishes only as many messages as living workers have free slots and takes back jobs whose worker fell silent. Any
-number may run; the one that holds the lead acts. Whatever it forgets at a crash it reads again from the records.
+It publishes only as many messages as living workers have free slots, in the order of :mod:`api.dispatch_policy`, takes
+back jobs whose worker fell silent and ends those whose deadline has passed. Any number may run; the one that holds the
+lead acts. Whatever it forgets at a crash it reads again from the records.
 """
 
-import math
 import signal
 import socket
-import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from threading import Event
+from threading import Event, Thread
 from typing import Final
 from uuid import uuid4
 
 import redis
 import structlog
-from celery import Celery
 from pydantic import ValidationError
 
 from api.dispatch_policy import choose, window
-from shared import dispatch_store, queue, transitions
+from api.sweeper import Sweeper
+from shared import backlog, dispatch_store, transitions
+from shared.backlog import Backlog
+from shared.clock import Clock
 from shared.errors import Unavailable
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord
-from shared.programs import connect, run
+from shared.object_store import ObjectStore
+from shared.programs import Program, T, connect, run
+from shared.queue import Broker
 from shared.settings import Settings
 from shared.startup import start
 
 log = structlog.get_logger(__name__)
 
-LEAD: Final = timedelta(seconds=3)  #: a silent leader is replaced after this
+LEAD: Final = timedelta(seconds=2)  #: a silent leader is replaced after this
 ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when nobody rings
 PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
+TELL: Final = 1.0  #: seconds between two accounts of what waits
+REPAIR: Final = 60.0  #: seconds between two looks for jobs that no queue holds
+BATCH: Final = 1000  #: jobs that one look takes in hand at most
 
 
 class Dispatcher:
     """Publishes queued jobs and takes back lost ones, round by round."""
 
-    def __init__(self, settings: Settings, records: redis.Redis, app: Celery) -> None:
+    def __init__(self, settings: Settings, records: redis.Redis, broker: Broker, clock: Clock) -> None:
         self._settings = settings
         self._records = records
-        self._app = app
+        self._broker = broker
+        self._clock = clock
         self._store = JobStore(settings.jobs.lease_seconds)
-        self._name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
+        self.name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._server_run = ""
         self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
-        self._under_way: dict[JobId, float] = {}  #: at the last round
-        self._overtaken = 0.0  #: when the newest message was published that a worker has taken
-        self._free_since = math.inf  #: the server's time since when workers have had free slots
+        self._tell_at = self._repair_at = 0.0  #: monotonic
 
     def run(self, stop: Event) -> None:
         """Work until told to stop; whatever goes wrong in one round is tried again in the next."""
         while not stop.is_set():
             try:
                 if self.round():
-                    run(self._records, dispatch_store.wait_for_ring(ROUND))
+                    self._run(dispatch_store.wait_for_ring(ROUND))
                 else:
-                    stop.wait(ROUND.total_seconds())  # the doorbell is the leader's
+                    self._clock.wait(stop, ROUND.total_seconds())  # the doorbell is the leader's
             except Unavailable as error:
                 log.warning("waiting for a server", error=error.message)
-                self._server_run = ""
-                stop.wait(PAUSE)
+                self._clock.wait(stop, PAUSE)
             except Exception:
                 log.exception("a round failed")
-                stop.wait(PAUSE)
+                self._clock.wait(stop, PAUSE)
         with suppress(Unavailable):
-            run(self._records, dispatch_store.step_down(self._name))
+            self._run(dispatch_store.step_down(self.name))
 
     def round(self) -> bool:
         """Do once all there is to do, if this dispatcher leads; return whether it does."""
-        if not run(self._records, dispatch_store.lead(self._name, LEAD)):
-            self._server_run = ""  # a new leader begins with one quiet lease
-            return False
-        if self._leases_can_be_trusted():
-            self._take_back_lost_jobs()
-        self._publish()
+        try:
+            if not self._run(dispatch_store.lead(self.name, LEAD)):
+                self._server_run = ""  # a new leader begins with one quiet lease
+                return False
+            if self._leases_can_be_trusted():
+                self._take_back_lost_jobs()
+            self._end_late_jobs()
+            self._repair()
+            self._publish_again()
+            self._publish()
+        except Unavailable:
+            self._server_run = ""
+            raise
         return True
 
     def _leases_can_be_trusted(self) -> bool:
         """Say whether the records server has been up for one lease, so that a missing lease means a lost worker."""
-        server_run = run(self._records, dispatch_store.server_run())
+        server_run = self._run(dispatch_store.server_run())
         if server_run != self._server_run:
             self._server_run = server_run
-            self._quiet_until = time.monotonic() + self._settings.jobs.lease_seconds.total_seconds()
-        return time.monotonic() >= self._quiet_until
+            self._quiet_until = self._clock.monotonic() + self._settings.jobs.lease_seconds.total_seconds()
+        return self._clock.monotonic() >= self._quiet_until
 
     def _take_back_lost_jobs(self) -> None:
-        for job_id in run(self._records, self._store.unleased()):
-            try:
-                self._take_back(job_id)
-            except ValidationError:  # of one record, which must not keep all other jobs from their workers
-                log.exception("a record cannot be read", job=job_id)
+        limit = self._settings.jobs.max_failed_attempts
+        for job_id in self._run(self._store.unleased()):
+            lose = partial(_lose, limit=limit, now=self._clock.now())
+            self._end(job_id, "took back a job", self._store.take_back(job_id, lose))
 
-    def _take_back(self, job_id: JobId) -> None:
-        transition = partial(_lose, limit=self._settings.jobs.max_failed_attempts, now=datetime.now(UTC))
-        record = run(self._records, self._store.take_back(job_id, transition))
+    def _end_late_jobs(self) -> None:
+        now = self._clock.now()
+        for job_id in self._run(dispatch_store.expiring(now, BATCH)):
+            expire = partial(transitions.expire, now=now)
+            self._end(job_id, "ended a late job", self._store.update(job_id, expire))
+
+    def _end(self, job_id: JobId, what: str, change: Program[JobRecord | None]) -> None:
+        """Change one record; one that cannot be read must not keep all other jobs from their workers."""
+        try:
+            record = self._run(change)
+        except ValidationError:
+            log.exception("a record cannot be read", job=job_id)
+            return
         if record is None:
             return
-        log.warning("took back a job", job=job_id, attempt=record.attempt, status=record.status)
+        log.warning(what, job=job_id, attempt=record.attempt, status=record.status)
         if record.failure:
-            queue.report_failure(self._app, job_id, f"{record.failure.name}: {record.failure.message}")
+            self._broker.report_failure(job_id, f"{record.failure.name}: {record.failure.message}")
+
+    def _repair(self) -> None:
+        """Give jobs that no queue holds back to one, and forget what is empty."""
+        if self._clock.monotonic() < self._repair_at:
+            return
+        self._repair_at = self._clock.monotonic() + REPAIR
+        for job_id in self._run(dispatch_store.stray_jobs()):
+            if self._run(self._store.adopt(job_id)):
+                log.warning("found a job that no queue held", job=job_id)
+        queued = self._run(dispatch_store.backlog())
+        self._run(dispatch_store.drop_empty(queue for queue, work in queued.items() if not work))
+        given, busy = self._run(dispatch_store.shares()), {queue.team_id for queue in queued}
+        overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
+        self._run(dispatch_store.forget_shares(overtaken))
+
+    def _publish_again(self) -> None:
+        """Send the messages again that were sent a while ago and that neither the broker nor a worker has."""
+        now = self._run(dispatch_store.server_seconds())
+        patience = self._settings.dispatcher.republish_seconds.total_seconds()
+        if overdue := self._run(dispatch_store.published_before(now - patience, BATCH)):
+            there = self._broker.waiting()
+            lost = self._run(dispatch_store.mark_again([job_id for job_id in overdue if job_id not in there], now))
+            self._send(lost, again=True)
 
     def _publish(self) -> None:
-        slots = sum(run(self._records, dispatch_store.living_workers()).values())
+        lives = self._run(dispatch_store.living_workers()).values()
         # In this order a job that is claimed in between counts twice, and never not at all.
-        under_way = run(self._records, dispatch_store.published_jobs())
-        running = run(self._records, dispatch_store.running_count())
-        lost = self._lost_messages(under_way, free=slots - running)
-        count = window(
-            slots=slots, running=running, under_way=len(under_way), headroom=self._settings.dispatcher.headroom
+        under_way = self._run(dispatch_store.published_count())
+        running = self._run(dispatch_store.running_jobs())
+        state = Backlog(
+            published=under_way,
+            running=len(running),
+            workers=len(lives),
+            slots=sum(life.slots for life in lives),
+            speed=sum(life.speed for life in lives),
         )
-        queued = run(self._records, dispatch_store.queued_jobs(count + len(under_way))) if count else []
-        batch = lost + choose(queued, under_way, count)
-        # Marked first: a claim removes the mark, and must find it there.
-        run(self._records, dispatch_store.mark_published(batch))
-        for job_id in batch:
-            queue.publish(self._app, job_id)
-            log.info("published", job=job_id, again=job_id in lost)
+        rules = self._settings.dispatcher
+        count = window(slots=state.slots, running=len(running), under_way=under_way, headroom=rules.headroom)
+        if count:
+            queues = list(self._run(dispatch_store.backlog()))
+            count = min(count, BATCH)
+            waiting = self._run(dispatch_store.waiting(queues, count + 1))
+            shares, now_us = self._run(dispatch_store.shares()), int(self._clock.now().timestamp() * 1e6)
+            batch, given = choose(waiting, shares, count=count, now_us=now_us, ageing=rules.ageing_seconds)
+            now = self._run(dispatch_store.server_seconds())
+            # Marked first: a claim removes the mark, and must find it there.
+            if batch and self._run(dispatch_store.mark_published(batch, given, now)):
+                self._send([job.job_id for job in batch], again=False)
+        self._tell(state, running)
 
-    def _lost_messages(self, under_way: dict[JobId, float], free: int) -> list[JobId]:
-        """Return the published jobs whose message must be lost, for messages are taken in the order they were sent.
+    def _send(self, jobs: list[JobId], *, again: bool) -> None:
+        if jobs:
+            self._broker.publish(jobs)
+            log.info("published", jobs=jobs, again=again)
 
-        Lost is one that was overtaken by a later one, or that free workers have not taken for long.
-        """
-        now = run(self._records, dispatch_store.server_seconds())
-        claimed = (at for job_id, at in self._under_way.items() if job_id not in under_way)
-        self._overtaken = max(self._overtaken, *claimed, 0.0)
-        self._under_way = under_way
-        self._free_since = min(self._free_since, now) if free > 0 else math.inf
-        patience = self._settings.dispatcher.republish_seconds.total_seconds()
-        all_idle = now - self._free_since >= patience
-        return [
-            job_id for job_id, at in under_way.items() if now - at > patience and (all_idle or at < self._overtaken)
-        ]
+    def _tell(self, state: Backlog, running: list[JobId]) -> None:
+        """Tell what waits, for queue positions, estimates and scaling."""
+        if self._clock.monotonic() < self._tell_at:
+            return
+        self._tell_at = self._clock.monotonic() + TELL
+        queued = self._run(dispatch_store.backlog())
+        counts = self._run(dispatch_store.lengths(list(queued)))
+        waiting = {str(queue): (count, queued[queue]) for queue, count in counts.items()}
+        work = self._run(dispatch_store.work_of(running))
+        self._run(backlog.put(state.model_copy(update={"waiting": waiting, "running_work": work})))
+
+    def _run(self, program: Program[T]) -> T:
+        return run(self._records, program)
 
 
 def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:
@@ -144,12 +199,15 @@ def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:
 
 
 def dispatch(settings: Settings) -> None:
-    """Run a dispatcher until SIGTERM or SIGINT."""
-    stop = Event()
+    """Run dispatcher and sweeper until SIGTERM or SIGINT."""
+    stop, clock = Event(), Clock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    app = queue.make_celery(settings.broker.url.get_secret_value())
-    Dispatcher(settings, connect(settings.records.url.get_secret_value()), app).run(stop)
+    records = connect(settings.records.url.get_secret_value())
+    dispatcher = Dispatcher(settings, records, Broker(settings.broker.url.get_secret_value()), clock)
+    sweeper = Sweeper(settings, records, ObjectStore(settings.storage), clock)
+    Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
+    dispatcher.run(stop)
 
 
 if __name__ == "__main__":

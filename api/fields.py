@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Final
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -49,11 +50,14 @@ NumOutputs = Annotated[int, _whole(1, 4)]
 Steps = Annotated[int, _whole(1, 50)]
 Seed = Annotated[int, _whole(0, SEEDS - 1)]
 Quality = Annotated[int, _whole(1, 100)]
+Deadline = Annotated[int, _whole(1, 31_536_000)]  #: seconds, up to a year
+WaitSeconds = Annotated[int, _whole(0, 60)]
+PageSize = Annotated[int, _whole(1, 100)]
 Format = Annotated[OutputFormat, BeforeValidator(_jpg)]
 MegapixelsField = Annotated[Megapixels, BeforeValidator(_as_text)]
 
 
-def explained(error: ValidationError) -> InvalidRequest:
+def explained(error: ValidationError | RequestValidationError) -> InvalidRequest:
     """Return the error that names every faulty field with its value and what is allowed."""
     details = tuple(_fault(fault) for fault in error.errors())
     message = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
@@ -67,7 +71,7 @@ def shown(value: object) -> str:
 
 
 def _fault(fault: ErrorDetails) -> dict[str, Any]:
-    field = ".".join(str(part) for part in fault["loc"]) or "body"
+    field = ".".join(str(part) for part in fault["loc"] if part != "query") or "body"
     text = fault["msg"][:1].lower() + fault["msg"][1:]
     if fault["type"] == "missing":
         return {"field": field, "value": None, "message": "is required and missing"}

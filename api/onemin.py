@@ -1,4 +1,4 @@
-"""The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR``, its results and its list of models."""
+"""The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its list of models."""
 
 import json
 from contextlib import suppress
@@ -9,17 +9,17 @@ from pydantic_core import from_json
 from starlette.responses import RedirectResponse
 
 from api.auth import Caller, authenticate
-from api.deletion import delete_asset, delete_result
+from api.deletion import delete_asset
 from api.onemin_requests import TYPE, parse_submission
 from api.onemin_view import ai_record, asset_answer, catalog, instant
 from api.repeats import once_of
 from api.services import Services, ServicesDep, services_of
 from api.sources import find_asset, named_source
-from api.submission import outcome, report, submit
+from api.submission import outcome, submit
 from api.uploads import Upload, form_with, receive, store
 from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, UnsupportedMediaType
 from shared.idempotency import fingerprint
-from shared.ids import AssetKey, JobId
+from shared.ids import AssetKey
 from shared.keys import ApiKey
 from shared.teams import get_user
 
@@ -43,23 +43,6 @@ async def remove_asset(key: str, caller: Caller, services: ServicesDep) -> dict[
 async def create_feature(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
     return await vary(request, caller, services, await json_body(request))
-
-
-@router.get("/api/results/{uuid}")
-async def read_result(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
-    """Return a job's record; an unknown one is null, as the original answers."""
-    try:
-        found = await report(services, caller, JobId(uuid))
-    except NotFound:
-        return {"aiRecord": None}
-    return ai_record(found, await services.run(get_user(found.record.user_id)), services.objects)
-
-
-@router.delete("/api/results/{uuid}")
-async def remove_result(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
-    """Delete a job's variations, cancel it if it has not ended, and return what is left of its record."""
-    await delete_result(services, caller, JobId(uuid))
-    return await read_result(uuid, caller, services)
 
 
 @router.get("/models")
@@ -98,7 +81,8 @@ async def keep(request: Request, caller: ApiKey, services: Services, upload: Upl
 
 async def vary(request: Request, caller: ApiKey, services: Services, body: Any) -> dict[str, Any]:
     """Answer an ``IMAGE_VARIATOR`` body with its job's record."""
-    draft, reference = parse_submission(body, request.state.request_id, services.settings.api.wait_seconds)
+    wait = services.settings.api.wait_seconds
+    draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
     user = await services.run(get_user(caller.user_id))
     once = once_of(request, caller, fingerprint("features", body))
     job = await submit(services, caller, draft, named_source(services, caller, reference, once), once)

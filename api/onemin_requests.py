@@ -16,10 +16,11 @@ from pydantic import (
     ValidationError,
 )
 
-from api.fields import SHOWN, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained, no_none
+from api.fields import SHOWN, Deadline, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained, no_none
 from api.submission import Draft
-from shared.errors import UnsupportedModel
-from shared.jobs import Echo, OutputFormat
+from shared.egress import Egress
+from shared.errors import EgressRefused, InvalidRequest, UnsupportedModel
+from shared.jobs import Echo, OutputFormat, Webhook, WebhookEvent
 from shared.sizes import AspectRatio, Megapixels
 
 MODEL: Final = "black-forest-labs/flux-redux-dev"
@@ -62,18 +63,24 @@ class Submission(BaseModel):
     asynchronous: bool = Field(default=False, alias="async")
     metadata: Any = None
     conversationId: str | None = None  # noqa: N815  their name
+    priority: Literal["normal", "low"] = "normal"
+    maxQueueSeconds: Deadline | None = None  # noqa: N815
+    maxRunSeconds: Deadline | None = None  # noqa: N815
+    webhook: Annotated[str, Field(max_length=2048)] | None = None
+    webhookEvents: Annotated[list[WebhookEvent], Field(min_length=1, max_length=2)] = [WebhookEvent.FINISHED]  # noqa: N815
 
 
 _SUBMISSION: Final = TypeAdapter(Annotated[Submission, BeforeValidator(no_none)])
 
 
-def parse_submission(body: Any, request_id: str, wait: timedelta) -> tuple[Draft, str]:
+def parse_submission(body: Any, request_id: str, wait: timedelta, egress: Egress) -> tuple[Draft, str]:
     """Return what a decoded JSON body asks for, with its reference to the source.
 
     Args:
         body: As it came.
         request_id: For the record.
         wait: How long a caller waits who does not ask for ``async``.
+        egress: The way to webhooks, which knows what must not be called.
 
     Raises:
         UnsupportedModel: If it names another model.
@@ -98,5 +105,23 @@ def parse_submission(body: Any, request_id: str, wait: timedelta) -> tuple[Draft
             request_id=request_id,
         ),
         wait=None if sent.asynchronous else wait,
+        low_priority=sent.priority == "low",
+        max_queue=_duration(sent.maxQueueSeconds),
+        max_run=_duration(sent.maxRunSeconds),
+        webhook=_webhook(sent, egress),
     )
     return draft, sent.promptObject.imageUrl
+
+
+def _duration(seconds: int | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _webhook(sent: Submission, egress: Egress) -> Webhook | None:
+    if sent.webhook is None:
+        return None
+    try:
+        egress.check_webhook(sent.webhook)
+    except EgressRefused as error:
+        raise InvalidRequest.of("webhook", error.message, sent.webhook) from error
+    return Webhook(url=sent.webhook, events=tuple(sent.webhookEvents))

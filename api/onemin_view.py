@@ -10,9 +10,10 @@ from shared.assets import Asset
 from shared.cost import USD_PER_VARIATION
 from shared.images import ImageType
 from shared.job_store import Report
-from shared.jobs import JobRecord, JobStatus
+from shared.jobs import JobRecord, JobStatus, Lane
 from shared.object_store import ObjectStore
 from shared.teams import TeamUser
+from shared.webhooks import message_id
 
 STATUSES: Final = {
     JobStatus.QUEUED: "PROCESSING",
@@ -84,11 +85,14 @@ def _additional_data(report: Report, urls: list[str]) -> dict[str, Any]:
         "attempt": record.attempt,
         "queuePosition": report.queue_position,
         "progress": report.progress._asdict() if report.progress else None,
+        "estimatedSeconds": report.estimated_seconds,
+        "priority": "low" if record.lane is Lane.LOW else "normal",
         "price": {"credits": record.price, "charged": record.charged, "usd": float(record.parameters.usd)},
         "timings": _timings(record),
         "model": record.model.model_dump() if record.model else None,
         "requestId": record.echo.request_id,
         "user": record.echo.end_user,
+        "webhook": _webhook(record),
         "deletedAt": instant(record.erased_at) if record.erased_at else None,
     }
 
@@ -98,6 +102,23 @@ def _safety_checker(record: JobRecord) -> str | None:
     if record.parameters.disable_safety_checker:
         return "disabled"
     return record.model.safety_checker if record.model else None
+
+
+def _webhook(record: JobRecord) -> dict[str, Any] | None:
+    """Return whom the job tells of what, and how that went so far."""
+    if record.webhook is None:
+        return None
+    deliveries = [
+        {
+            "event": told.event,
+            "id": message_id(record.id, told),
+            "delivered": told.delivered,
+            "nextAt": instant(told.next_at) if told.next_at else None,
+            "attempts": [{"at": instant(attempt.at), "outcome": attempt.outcome} for attempt in told.attempts],
+        }
+        for told in record.deliveries
+    ]
+    return {**record.webhook.model_dump(mode="json"), "deliveries": deliveries}
 
 
 def _timings(record: JobRecord) -> dict[str, float]:

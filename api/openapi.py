@@ -24,13 +24,25 @@ FLUX.1 Redux image variations. `POST /api/assets` takes an image, `POST /api/fea
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
 REF: Final = "#/components/schemas/{model}"
 TEXT_OR_NULL: Final = {"type": ["string", "null"]}
+EVENTS: Final = "text/event-stream"
 INSTANT: Final = {"type": "string", "format": "date-time"}
 FILE: Final = {"type": "string", "format": "binary"}
+ESTIMATE: Final = {"type": ["number", "null"], "description": "until it ends, if nothing overtakes it"}
+#: The data of each event, as JSON text.
+TOLD: Final[dict[str, dict[str, Any]]] = {
+    "QueuedEvent": {"required": ["position", "estimatedSeconds"], "properties": {"estimatedSeconds": ESTIMATE}},
+    "RunningEvent": {"required": ["attempt", "step", "steps"], "properties": {"estimatedSeconds": ESTIMATE}},
+    "FinishedEvent": {"$ref": REF.format(model="RecordAnswer")},
+}
 #: Fields that one example does not say everything about.
 FIELDS: Final[dict[str, dict[str, Any]]] = {
     "AssetAnswer": {"createdAt": INSTANT},
     "DeletedAsset": {"deletedAt": INSTANT},
     "RecordAnswer": {"aiRecord": {"$ref": REF.format(model="AiRecord")}},
+    "RecordList": {
+        "aiRecords": {"type": "array", "items": {"$ref": REF.format(model="AiRecord")}},
+        "nextCursor": TEXT_OR_NULL,
+    },
     "AiRecord": {
         "metadata": {"description": "as it was sent"},
         "conversationId": TEXT_OR_NULL,
@@ -53,10 +65,22 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "safetyChecker": TEXT_OR_NULL,
         "queuePosition": {"type": ["integer", "null"], "minimum": 1},
         "progress": {"type": ["object", "null"], "required": ["step", "steps"]},
+        "estimatedSeconds": ESTIMATE,
+        "priority": {"enum": ["normal", "low"]},
         "timings": {"type": "object", "additionalProperties": {"type": "number"}},
         "model": {"type": ["object", "null"], "required": ["base", "redux", "trained", "safety_checker"]},
         "user": TEXT_OR_NULL,
+        "webhook": {"anyOf": [{"$ref": REF.format(model="Webhook")}, {"type": "null"}]},
         "deletedAt": {**INSTANT, "type": ["string", "null"]},
+    },
+    "Webhook": {
+        "events": {"type": "array", "items": {"$ref": REF.format(model="WebhookEvent")}},
+        "nextAt": {**INSTANT, "type": ["string", "null"]},
+        "at": INSTANT,
+    },
+    **{
+        name: {"data": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}}
+        for name, schema in TOLD.items()
     },
     "OneminError": {"value": {"description": "as it was sent"}},
     "OpenaiError": {"param": TEXT_OR_NULL},
@@ -91,6 +115,7 @@ class Operation(NamedTuple):
     refusals: tuple[type[errors.ReduxqError], ...] = ()  #: beside :data:`CALL`
     status: int = 200
     header: str | None = None  #: that the answer carries
+    media_type: str = "application/json"
     public: bool = False  #: no key is asked for, and nothing refused
 
 
@@ -110,6 +135,7 @@ class _Untitled(GenerateJsonSchema):
 def describe(document: dict[str, Any], models: Sequence[str]) -> None:
     """Complete the document that FastAPI made of the routes; ``models`` are the OpenAI facade's."""
     examples: dict[str, Any] = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    examples |= _made_of(examples)
     operations = _operations(examples)
     document["info"]["description"] = ABOUT
     document["security"] = [{name: []} for name in SECURITY]
@@ -122,6 +148,15 @@ def describe(document: dict[str, Any], models: Sequence[str]) -> None:
             refusals = () if operation.public else (*CALL, *operation.refusals)
             shown["responses"] = _answered(operation, examples)
             _refused(shown["responses"], refusals, examples["fault"], openai=path.startswith(OPENAI))
+
+
+def _made_of(examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the examples that say nothing new."""
+    answer = examples["RecordAnswer"]
+    return {
+        "RecordList": {"aiRecords": [answer["aiRecord"]], "nextCursor": examples["cursor"]},
+        "FinishedEvent": {"event": "finished", "id": "1-succeeded-0", "data": json.dumps(answer)},
+    }
 
 
 def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
@@ -137,8 +172,11 @@ def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
         "remove_asset": Operation(("DeletedAsset",), None, (errors.InvalidRequest, errors.NotFound)),
         "create_feature": Operation(("RecordAnswer",), feature, JOB),
         "create_feature_at_teams": Operation(("RecordAnswer",), feature, (*JOB, errors.NotFound)),
-        "read_result": Operation(("RecordAnswer", "NoRecord")),
+        "list_results": Operation(("RecordList",), None, (errors.InvalidRequest,)),
+        "read_result": Operation(("RecordAnswer", "NoRecord"), None, (errors.InvalidRequest,)),
         "remove_result": Operation(("RecordAnswer", "NoRecord"), None, (errors.NotFound,)),
+        "cancel_result": Operation(("RecordAnswer",), None, (errors.NotFound,)),
+        "watch_result": Operation(tuple(TOLD), None, (errors.NotFound,), media_type=EVENTS),
         "list_models": Operation(("Models",), public=True),
         "read_image": Operation((), None, (errors.NotFound,), 307, "Location"),
         "read_user": Operation(("UserAnswer",)),
@@ -168,10 +206,12 @@ def _answered(operation: Operation, examples: Mapping[str, Any]) -> dict[str, An
         schemas = [_ref(name) for name in operation.answers]
         shown = {name: {"value": examples[name]} for name in operation.answers}
         schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0]
-        answer["content"] = {"application/json": {"schema": schema, "examples": shown}}
+        answer["content"] = {operation.media_type: {"schema": schema, "examples": shown}}
     answers = {str(operation.status): answer}
     if "Health" in operation.answers:
         answers["503"] = answer | {"description": "A server that it stands on does not answer"}
+    if operation.media_type == EVENTS:
+        answers["204"] = {"description": "The event in Last-Event-ID was the last", "headers": _headers()}
     return answers
 
 
@@ -213,6 +253,7 @@ def _schemas(examples: Mapping[str, Any], models: Sequence[str]) -> dict[str, An
         "AiRecord": record,
         "TeamUser": record["teamUser"],
         "AdditionalData": record["additionalData"],
+        "Webhook": record["additionalData"]["webhook"],
         "OneminError": _envelope(errors.InvalidRequest, examples["fault"], openai=False),
         "OpenaiError": _envelope(errors.InvalidRequest, examples["fault"], openai=True),
     }

@@ -5,10 +5,12 @@ from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from api.fields import explained
 from shared import errors
 
 log = structlog.get_logger(__name__)
@@ -79,6 +81,7 @@ def status_of(kind: type[errors.ReduxqError], *, openai: bool) -> HTTPStatus:
 def add_handlers(app: FastAPI) -> None:
     """Answer every error in the envelope."""
     app.add_exception_handler(errors.ReduxqError, _on_ours)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_hung_up)
     app.add_exception_handler(Exception, _on_unexpected)
@@ -97,6 +100,12 @@ async def _on_ours(request: Request, error: Exception) -> JSONResponse:
     if retry_after := getattr(error, "retry_after", None):
         headers["Retry-After"] = str(retry_after)
     return _answer(request, status, error.code, message, headers=headers, details=getattr(error, "details", ()))
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return await _on_ours(request, explained(error))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,8 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from starlette.requests import Request
 
-from api.waiting import Completions
+from api.waiting import Completions, Reports
+from shared.clock import Clock
 from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
@@ -26,7 +27,9 @@ class Services:
     jobs: JobStore
     objects: ObjectStore
     completions: Completions
+    reports: Reports
     egress: Egress
+    clock: Clock
     decoders: CapacityLimiter  #: images decoded at the same time
     fetchers: CapacityLimiter  #: images fetched from elsewhere and not yet checked, at the same time
 

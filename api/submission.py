@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -15,7 +15,7 @@ from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
 from shared.idempotency import Once
 from shared.ids import JobId
 from shared.job_store import Report
-from shared.jobs import SEEDS, Echo, JobRecord, Parameters
+from shared.jobs import SEEDS, Echo, JobRecord, Lane, Parameters, Webhook
 from shared.keys import ApiKey
 
 
@@ -26,6 +26,10 @@ class Draft:
     parameters: dict[str, Any]  #: of :class:`Parameters`, without source; a missing seed is drawn
     echo: Echo
     wait: timedelta | None = None  #: how long the caller waits for the end; None: not at all
+    low_priority: bool = False
+    max_queue: timedelta | None = None  #: None: the operator's limit; more than that is as much as that
+    max_run: timedelta | None = None
+    webhook: Webhook | None = None
 
 
 class Accepted(NamedTuple):
@@ -69,7 +73,7 @@ async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timed
     except RecordsUnavailable:
         if job.record is None:
             raise
-        return Report(job.record, progress=None, queue_position=None)
+        return Report(job.record)
 
 
 async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
@@ -93,20 +97,33 @@ async def _accept(
     async with source as own:
         seed = draft.parameters.get("seed")
         chosen = {**draft.parameters, "source": own.key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
-        parameters, rules = Parameters(**chosen), services.settings.teams
-        record = JobRecord(
-            id=JobId(str(uuid4())),
-            team_id=caller.team_id,
-            user_id=caller.user_id,
-            parameters=parameters,
-            echo=draft.echo,
-            owns_source=own.owned,
-            price=in_credits(parameters.usd, rules.credits_per_usd),
-            created_at=datetime.now(UTC),
-        )
-        job_id = await services.run(services.jobs.accept(record, open_jobs=rules.open_jobs, once=once))
+        record = _record(services, caller, draft, Parameters(**chosen), owns_source=own.owned)
+        most_open = services.settings.teams.open_jobs
+        job_id = await services.run(services.jobs.accept(record, most_open=most_open, once=once))
         own.overtaken = job_id != record.id
     return Accepted(job_id, record if job_id == record.id else None)
+
+
+def _record(
+    services: Services, caller: ApiKey, draft: Draft, parameters: Parameters, *, owns_source: bool
+) -> JobRecord:
+    """Return the record of a new job."""
+    limits = services.settings.jobs
+    lane = Lane.PREVIEW if parameters.work <= limits.preview_teraflops else Lane.NORMAL
+    return JobRecord(
+        id=JobId(str(uuid4())),
+        team_id=caller.team_id,
+        user_id=caller.user_id,
+        parameters=parameters,
+        echo=draft.echo,
+        owns_source=owns_source,
+        price=in_credits(parameters.usd, services.settings.teams.credits_per_usd),
+        lane=Lane.LOW if draft.low_priority else lane,
+        max_queue=min(draft.max_queue or limits.max_queue_seconds, limits.max_queue_seconds),
+        max_run=min(draft.max_run or limits.max_run_seconds, limits.max_run_seconds),
+        webhook=draft.webhook,
+        created_at=services.clock.now(),
+    )
 
 
 async def _counts(services: Services, job_id: JobId, ended: timedelta | None) -> bool:
@@ -114,7 +131,7 @@ async def _counts(services: Services, job_id: JobId, ended: timedelta | None) ->
     record = await services.run(services.jobs.get(job_id))
     if ended is None or record is None or record.finished_at is None:
         return record is not None
-    return datetime.now(UTC) - record.finished_at < ended
+    return services.clock.now() - record.finished_at < ended
 
 
 async def _has_ended(services: Services, job_id: JobId) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.console import Console
 
-from reduxq import accounts
+from reduxq import accounts, jobs
 from reduxq.demo import SAMPLE, run_demo
 from reduxq.parts import python
 from reduxq.signals import noted_signals
@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 model = typer.Typer(no_args_is_help=True, help="The model's weights.")
 app.add_typer(accounts.teams, name="teams")
 app.add_typer(accounts.keys, name="keys")
+app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(model, name="model")
 
 

@@ -1,24 +1,60 @@
-"""What dispatcher and workers tell each other through the records server: who lives, who leads, what is under way.
+"""What dispatcher and workers tell each other through the records server: who lives, who leads, what waits.
 
-All times are the server's own (keys that lapse), so no two machines' clocks are ever compared.
+All times are the server's own (keys that lapse, its clock), so no two machines' clocks are ever compared.
 """
 
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
-from shared.ids import JobId
-from shared.job_store import DOORBELL, INDICES, PUBLISHED
-from shared.jobs import JobStatus
-from shared.programs import Guard, Program, commit
+from shared.ids import JobId, TeamId
+from shared.job_index import (
+    BACKLOG,
+    DELIVERIES,
+    DOORBELL,
+    EVERYWHERE,
+    EXPIRING,
+    PUBLISHED,
+    Queue,
+    index,
+    place,
+    ring,
+)
+from shared.jobs import JobStatus, Lane
+from shared.programs import Bounds, Command, Guard, Program, commit
 
 WORKERS: Final = "workers"  #: set of names of workers that were seen and may be gone
 LEADER: Final = "dispatcher:leader"
+SHARES: Final = "queue:shares"  #: hash of what each team was given so far, in TFLOP; the clock of all under ""
 
 
-def announce_worker(name: str, slots: int, lasts: timedelta) -> Program[None]:
-    """Say that a warm worker lives and how many jobs it holds at a time."""
-    yield from commit([], [("SADD", WORKERS, name), ("SET", _worker(name), slots, "PX", _ms(lasts))])
+class WorkerLife(NamedTuple):
+    """What a living worker says of itself."""
+
+    slots: int  #: jobs it holds at a time
+    speed: float  #: TFLOP/s; 0: it has not run a job yet
+
+
+class Waiting(NamedTuple):
+    """A job that waits to be published."""
+
+    job_id: JobId
+    queue: Queue
+    accepted_us: int
+    work: int  #: TFLOP
+
+
+class Shares(NamedTuple):
+    """How the work was shared so far, in TFLOP of virtual time."""
+
+    clock: int
+    teams: Mapping[TeamId, int]  #: each one's newest job ends here
+
+
+def announce_worker(name: str, life: WorkerLife, lasts: timedelta) -> Program[None]:
+    """Say that a warm worker lives."""
+    told = f"{life.slots} {life.speed:.6g}"
+    yield from commit([], [("SADD", WORKERS, name), ("SET", _worker(name), told, "PX", _ms(lasts))])
 
 
 def retire_worker(name: str) -> Program[None]:
@@ -26,16 +62,17 @@ def retire_worker(name: str) -> Program[None]:
     yield from commit([], [("SREM", WORKERS, name), ("DEL", _worker(name))])
 
 
-def living_workers() -> Program[dict[str, int]]:
-    """Return each living worker's slots by its name."""
+def living_workers() -> Program[dict[str, WorkerLife]]:
+    """Return the living workers by their names."""
     names = sorted((yield ("SMEMBERS", WORKERS)))
     if not names:
         return {}
-    slots = yield ("MGET", *(_worker(name) for name in names))
-    gone = [name for name, count in zip(names, slots, strict=True) if count is None]
+    told = yield ("MGET", *(_worker(name) for name in names))
+    gone = [name for name, life in zip(names, told, strict=True) if life is None]
     if gone:
         yield ("SREM", WORKERS, *gone)
-    return {name: int(count) for name, count in zip(names, slots, strict=True) if count is not None}
+    lives = {name: life.split() for name, life in zip(names, told, strict=True) if life is not None}
+    return {name: WorkerLife(int(slots), float(speed)) for name, (slots, speed) in lives.items()}
 
 
 def lead(name: str, lasts: timedelta) -> Program[bool]:
@@ -47,7 +84,7 @@ def lead(name: str, lasts: timedelta) -> Program[bool]:
 
 def step_down(name: str) -> Program[None]:
     """Let another dispatcher lead at once."""
-    yield from commit([Guard(("GET", LEADER), name)], [("DEL", LEADER)])
+    yield from commit([Guard(("GET", LEADER), name)], [("DEL", LEADER), *ring()])
 
 
 def leader() -> Program[str | None]:
@@ -65,35 +102,142 @@ def server_run() -> Program[str]:
     return str((yield ("INFO", "server"))["run_id"])
 
 
-def queued_jobs(limit: int) -> Program[list[JobId]]:
-    """Return the oldest queued jobs in order of acceptance."""
-    jobs: list[JobId] = yield ("ZRANGE", INDICES[JobStatus.QUEUED], 0, limit - 1)
-    return jobs
-
-
-def running_count() -> Program[int]:
-    return int((yield ("ZCARD", INDICES[JobStatus.RUNNING])))
-
-
-def published_jobs() -> Program[dict[JobId, float]]:
-    """Return the queued jobs whose message is under way, with the server's time at which it was published."""
-    yield ("ZINTERSTORE", PUBLISHED, 2, PUBLISHED, INDICES[JobStatus.QUEUED], "WEIGHTS", 1, 0)
-    jobs: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
-    scores = (yield ("ZMSCORE", PUBLISHED, *jobs)) if jobs else []
-    return {job_id: float(score) for job_id, score in zip(jobs, scores, strict=True) if score is not None}
-
-
-def mark_published(jobs: Sequence[JobId]) -> Program[None]:
-    """Note that messages for these jobs go out now."""
-    if jobs:
-        now = yield from server_seconds()
-        yield ("ZADD", PUBLISHED, *(part for job_id in jobs for part in (now, job_id)))
-
-
 def server_seconds() -> Program[float]:
     """Return the server's time."""
     seconds, microseconds = yield ("TIME",)
     return int(seconds) + int(microseconds) / 1e6
+
+
+def running_jobs() -> Program[list[JobId]]:
+    """Return the jobs that a worker holds."""
+    jobs: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.RUNNING), 0, -1)
+    return jobs
+
+
+def work_of(jobs: Sequence[JobId]) -> Program[int]:
+    """Return the work of all these jobs together, in TFLOP."""
+    works = (yield [("HGET", place(job_id), "work") for job_id in jobs]) if jobs else []
+    return sum(int(work or 0) for work in works)
+
+
+def published_count() -> Program[int]:
+    """Return the number of queued jobs whose message is under way."""
+    return int((yield ("ZCARD", PUBLISHED)))
+
+
+def published_before(seconds: float, limit: int) -> Program[list[JobId]]:
+    """Return queued jobs whose message went out before the server's time ``seconds``."""
+    jobs: list[JobId] = yield ("ZRANGE", PUBLISHED, "-inf", seconds, "BYSCORE", "LIMIT", 0, limit)
+    return jobs
+
+
+def backlog() -> Program[dict[Queue, int]]:
+    """Return the queued work in TFLOP by queue; one that is done away with shows 0 or is left out."""
+    found = yield ("HGETALL", BACKLOG)
+    names = (name.partition(":") for name in found)
+    return {Queue(Lane(lane), TeamId(team)): int(found[f"{lane}:{team}"]) for lane, _, team in names}
+
+
+def lengths(queues: Sequence[Queue]) -> Program[dict[Queue, int]]:
+    """Return how many jobs wait in each queue to be published."""
+    counts = (yield [("ZCARD", queue.place) for queue in queues]) if queues else []
+    return dict(zip(queues, map(int, counts), strict=True))
+
+
+def drop_empty(queues: Iterable[Queue]) -> Program[None]:
+    """Forget queues that have no queued job."""
+    for queue in queues:
+        nothing = [Guard(("HGET", BACKLOG, str(queue)), "0"), Guard(("ZCARD", queue.place), "0")]
+        yield from commit(nothing, [("HDEL", BACKLOG, str(queue))])
+
+
+def waiting(queues: Sequence[Queue], limit: int) -> Program[list[Waiting]]:
+    """Return the oldest jobs of each queue."""
+    if not queues:
+        return []
+    pages = yield [("ZRANGE", queue.place, 0, limit - 1, "WITHSCORES") for queue in queues]
+    found = [
+        (queue, JobId(job_id), int(score)) for queue, page in zip(queues, pages, strict=True) for job_id, score in page
+    ]
+    works = (yield [("HGET", place(job_id), "work") for _, job_id, _ in found]) if found else []
+    rows = zip(found, works, strict=True)
+    return [Waiting(job_id, queue, accepted, int(work or 0)) for (queue, job_id, accepted), work in rows]
+
+
+def shares() -> Program[Shares]:
+    """Return how the work was shared so far."""
+    found = {TeamId(team): int(given) for team, given in (yield ("HGETALL", SHARES)).items()}
+    return Shares(found.pop(TeamId(""), 0), found)
+
+
+def mark_published(jobs: Sequence[Waiting], given: Shares, now: float) -> Program[bool]:
+    """Note that messages for these jobs go out now; False, and nothing noted, if one of them no longer waits."""
+    still = [Bounds(("ZSCORE", job.queue.place, job.job_id), least=1) for job in jobs]
+    moved: list[Command] = []
+    for job in jobs:
+        moved += [("ZREM", job.queue.place, job.job_id), ("ZADD", PUBLISHED, now, job.job_id)]
+    teams = {job.queue.team_id for job in jobs}
+    counted = [part for team in sorted(teams) for part in (team, given.teams[team])]
+    return (yield from commit(still, [*moved, ("HSET", SHARES, "", given.clock, *counted)]))
+
+
+def mark_again(jobs: Iterable[JobId], now: float) -> Program[list[JobId]]:
+    """Note that the messages of published jobs go out once more; return those that are still queued."""
+    again = []
+    for job_id in jobs:
+        queued = Guard(("HGET", place(job_id), "status"), JobStatus.QUEUED)
+        if (yield from commit([queued], [("ZADD", PUBLISHED, now, job_id)])):
+            again.append(job_id)
+        else:
+            yield ("ZREM", PUBLISHED, job_id)
+    return again
+
+
+def forget_shares(teams: Iterable[TeamId]) -> Program[None]:
+    """Forget what teams were given that the clock has overtaken: they count as newcomers anyway."""
+    if names := list(teams):
+        yield ("HDEL", SHARES, *names)
+
+
+def stray_jobs() -> Program[list[JobId]]:
+    """Return queued jobs that no queue holds, and perhaps some that change while this looks."""
+    queues = yield from backlog()
+    held = set((yield ("ZRANGE", PUBLISHED, 0, -1)))
+    for queue in queues:
+        held.update((yield ("ZRANGE", queue.place, 0, -1)))
+    return [job_id for job_id in (yield ("ZRANGE", index(EVERYWHERE, JobStatus.QUEUED), 0, -1)) if job_id not in held]
+
+
+def expiring(until: datetime, limit: int) -> Program[list[JobId]]:
+    """Return jobs whose deadline has passed."""
+    jobs: list[JobId] = yield ("ZRANGE", EXPIRING, "-inf", until.timestamp(), "BYSCORE", "LIMIT", 0, limit)
+    return jobs
+
+
+def accepted_before(status: JobStatus, until: datetime, limit: int) -> Program[list[JobId]]:
+    """Return jobs of one status that were accepted before."""
+    most = int(until.timestamp() * 1e6)
+    jobs: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, status), "-inf", most, "BYSCORE", "LIMIT", 0, limit)
+    return jobs
+
+
+def due_deliveries(until: datetime, limit: int) -> Program[list[tuple[str, float]]]:
+    """Return webhook calls that are due, each as :func:`shared.job_index.delivery_name` says, with its time."""
+    span = ("-inf", until.timestamp(), "BYSCORE", "LIMIT", 0, limit, "WITHSCORES")
+    rows = yield ("ZRANGE", DELIVERIES, *span)
+    return [(name, float(due)) for name, due in rows]
+
+
+def claim_delivery(name: str, due: float, until: datetime) -> Program[bool]:
+    """Take a webhook call for oneself until then; False if another took it."""
+    unclaimed = Bounds(("ZSCORE", DELIVERIES, name), least=due, most=due)
+    return (yield from commit([unclaimed], [("ZADD", DELIVERIES, until.timestamp(), name)]))
+
+
+def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
+    """Put webhook calls off, unless they were made meanwhile."""
+    if names:
+        yield ("ZADD", DELIVERIES, "XX", *(part for name in names for part in (until.timestamp(), name)))
 
 
 def _worker(name: str) -> str:

@@ -7,17 +7,18 @@ docs/decisions/0006-egress.md says what was considered.
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final
+from typing import Final
 
 import httpcore
 import httpx
 import structlog
 
-from shared.errors import EgressFailed, EgressRefused, EgressUnavailable, ReduxqError
+from shared.errors import EgressFailed, EgressRefused, EgressUnavailable
+from shared.pinned import Endpoint, PinnedNetwork
 from shared.settings import EgressSettings
 
 log = structlog.get_logger(__name__)
@@ -34,13 +35,13 @@ NAT64: Final = IPv6Network("64:ff9b::/96")  #: RFC 6052
 SPECIAL: Final = tuple(ip_network(text) for text in ("192.0.0.0/24", "2002::/16", "3fff::/20"))
 
 Address = IPv4Address | IPv6Address
-Endpoint = tuple[str, int]  # host or address, port
 
 
 class Egress:
     """Calls to URLs that clients name. Calls block; one object is safe to share between threads."""
 
     def __init__(self, settings: EgressSettings) -> None:
+        self._webhooks = settings.webhooks
         self._networks = settings.allowed_networks
         self._seconds = settings.timeout_seconds.total_seconds()
         self._proxy = httpx.Proxy(settings.proxy.get_secret_value()) if settings.proxy else None
@@ -55,23 +56,59 @@ class Egress:
             EgressFailed: If its server did not send at most ``max_bytes`` with status 200 in time.
             EgressUnavailable: If the egress proxy does not answer.
         """
+        with self._call("GET", url) as response:
+            return _read(response, max_bytes)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """Send a webhook to an https URL and return the status of its answer; redirects are not followed.
+
+        Raises:
+            EgressRefused: If the URL, or an address that its name stands for, must not be called.
+            EgressFailed: If its server did not answer in time.
+            EgressUnavailable: If the egress proxy does not answer.
+        """
+        self.check_webhook(url)
+        with self._call("POST", url, headers.items(), body) as response:
+            next(response.iter_stream(), None)  # so that most servers have said all when we hang up
+            return response.status
+
+    def check_webhook(self, url: str) -> None:
+        """Refuse a URL that :meth:`post` never takes, whatever its name stands for, which is not looked up.
+
+        Raises:
+            EgressRefused: If its form, or the operator, does not allow it.
+        """
+        if not self._webhooks:
+            raise EgressRefused("webhooks are not allowed here")
+        self._target(url)
+
+    @contextmanager
+    def _call(
+        self, method: str, url: str, headers: Iterable[tuple[str, str]] = (), body: bytes | None = None
+    ) -> Iterator[httpcore.Response]:
         until = time.monotonic() + self._seconds
-        target = _parse(url)
+        target = self._target(url)
+        sent: list[tuple[str, str | bytes]] = [("Host", target.netloc), *HEADERS, *headers]
         with (
             _translated_errors(),
             self._pool(target, until) as pool,
-            pool.stream("GET", _as_httpcore(target), headers=[("Host", target.netloc), *HEADERS]) as response,
+            pool.stream(method, _as_httpcore(target), headers=sent, content=body) as response,
         ):
-            return _read(response, max_bytes)
+            yield response
+
+    def _target(self, url: str) -> httpx.URL:
+        target = _parse(url)
+        if self._proxy or not self._networks:
+            _require_port(target.port or PORT)
+        return target
 
     def _pool(self, url: httpx.URL, until: float) -> httpcore.ConnectionPool:
         """Return a pool for one call, so that no connection outlives the check of its address."""
         host, port = url.raw_host.decode("ascii"), url.port or PORT
         if self._proxy is None:
-            network = _Network(self._endpoints(host, port, until), until, EgressFailed)
+            network = PinnedNetwork(self._endpoints(host, port, until), until, EgressFailed)
             return httpcore.ConnectionPool(ssl_context=self._tls, network_backend=network)
-        _require_port(port)
-        network = _Network([(self._proxy.url.host, self._proxy.url.port or 80)], until, EgressUnavailable)
+        network = PinnedNetwork([(self._proxy.url.host, self._proxy.url.port or 80)], until, EgressUnavailable)
         return httpcore.HTTPProxy(
             str(self._proxy.url), self._proxy.raw_auth, ssl_context=self._tls, network_backend=network
         )
@@ -166,67 +203,3 @@ def _translated_errors() -> Iterator[None]:
             why = error.__context__.verify_message
             raise EgressFailed(f"the certificate of the URL's server is not valid: {why}") from error
         raise EgressFailed from error
-
-
-class _Network(httpcore.NetworkBackend):
-    """Connects to one of the endpoints, whatever it is asked for, and ends every wait at the deadline.
-
-    TLS and HTTP above it still see the URL's name alone.
-    """
-
-    def __init__(self, endpoints: Sequence[Endpoint], until: float, failure: type[ReduxqError]) -> None:
-        self._endpoints = endpoints
-        self._until = until
-        self._failure = failure
-        self._plain = httpcore.SyncBackend()
-
-    def connect_tcp(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
-        """Try each endpoint for its share of the time that is left.
-
-        Raises:
-            ReduxqError: The ``failure`` that was asked for, if none takes the connection.
-        """
-        for tried, (host, port) in enumerate(self._endpoints):
-            share = _left(self._until) / (len(self._endpoints) - tried)
-            try:
-                return _Stream(self._plain.connect_tcp(host, port, share), self._until)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                log.info("cannot connect", host=host, port=port, error=str(error))
-        raise self._failure
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection whose every operation ends at the deadline; httpcore's own limits begin anew with each."""
-
-    def __init__(self, stream: httpcore.NetworkStream, until: float) -> None:
-        self._stream = stream
-        self._until = until
-
-    def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
-        return self._stream.read(max_bytes, _left(self._until))
-
-    def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
-        self._stream.write(buffer, _left(self._until))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, *_: Any, **__: Any
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(self._until)), self._until)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _left(until: float) -> float:
-    """Return the seconds until then.
-
-    Raises:
-        httpcore.ReadTimeout: If there are none.
-    """
-    left = until - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout
-    return left

@@ -24,6 +24,7 @@ ReduxqError
 ├── JobError                 ends a job; its code and message stand in the record
 │   ├── Canceled
 │   ├── ContentFlagged
+│   ├── DeadlineExceeded
 │   ├── ModelFailed
 │   ├── SourceUnusable
 │   └── TooManyAttempts
@@ -165,6 +166,10 @@ class Canceled(JobError, code="CANCELED"):
 
 class ContentFlagged(JobError, code="CONTENT_FLAGGED"):
     """The safety checker flagged every variation."""
+
+
+class DeadlineExceeded(JobError, code="DEADLINE_EXCEEDED"):
+    """The job took longer than it may."""
 
 
 class ModelFailed(JobError, code="MODEL_FAILED"):

@@ -1,29 +1,37 @@
-"""Where records live: one hash for each job, indices that follow its status, and its lease.
+"""Where records live: one hash for each job; what its changes mean elsewhere is worked out in :mod:`shared.job_index`.
 
-Whatever a change of a record means elsewhere is worked out in one place, from the record before and after, and
-committed with it as one atomic step. Lease and progress are volatile and stand outside the record, so that renewing
-them never conflicts with a transition.
+Lease and progress are volatile and stand outside the record, so that renewing them never conflicts with a transition.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from shared import idempotency, teams
-from shared.assets import Asset, discard, keep
+from shared import backlog, idempotency, teams
+from shared.backlog import Backlog
 from shared.errors import LeaseLost, NotFound, TooManyRequests
 from shared.idempotency import Once
-from shared.ids import JobId, TeamId
+from shared.ids import JobId
+from shared.job_index import (
+    EVERYWHERE,
+    PUBLISHED,
+    Queue,
+    effects,
+    forgotten,
+    index,
+    lease_place,
+    open_jobs,
+    place,
+    progress_place,
+    queued,
+    ring,
+    take_lease,
+)
 from shared.jobs import JobRecord, JobStatus
-from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit
+from shared.programs import Bounds, Guard, Program, broken_guard, commit, together
 from shared.transitions import Transition
 
-#: Sorted sets of job ids by time of acceptance, one for each status the dispatcher looks after.
-INDICES: Final = {JobStatus.QUEUED: "jobs:queued", JobStatus.RUNNING: "jobs:running"}
-PUBLISHED: Final = "jobs:published"  #: queued jobs whose message is under way, by time of publishing
-DOORBELL: Final = "dispatcher:doorbell"  #: a list with an entry when the dispatcher has something to do
-COMPLETIONS: Final = "jobs:completions"  #: stream with one entry for each job that ended
-COMPLETIONS_KEPT: Final = 10_000  #: entries, about
 ROOM: Final = 10  #: seconds until a team with too many open jobs may try again
 
 
@@ -38,8 +46,16 @@ class Report(NamedTuple):
     """A record with what stands outside it."""
 
     record: JobRecord
-    progress: Progress | None
-    queue_position: int | None  #: 1 is next; None when not queued
+    progress: Progress | None = None
+    queue_position: int | None = None  #: 1 is next; None when not queued
+    estimated_seconds: float | None = None  #: until it ends; None: it has, or nobody knows
+
+
+class Cursor(NamedTuple):
+    """Where a page of a list ended."""
+
+    accepted_us: int
+    job_id: JobId
 
 
 @dataclass(frozen=True)
@@ -52,12 +68,12 @@ class JobStore:
 
     lease: timedelta
 
-    def accept(self, record: JobRecord, *, open_jobs: int | None = None, once: Once | None = None) -> Program[JobId]:
+    def accept(self, record: JobRecord, *, most_open: int | None = None, once: Once | None = None) -> Program[JobId]:
         """Store a new job and reserve its price, unless the same request made one earlier; return the one that stands.
 
         Args:
             record: The job.
-            open_jobs: How many its team may have waiting or running, this one included.
+            most_open: How many its team may have waiting or running, this one included.
             once: What makes the request the same when it is sent again.
 
         Raises:
@@ -67,23 +83,23 @@ class JobStore:
         """
         new = _version_is("", record.id)
         first, remember = idempotency.mark(once, record.id)
-        room = [] if open_jobs is None else [Bounds(("ZCARD", _open(record.team_id)), most=open_jobs - 1)]
+        room = [] if most_open is None else [Bounds(("ZCARD", open_jobs(record.team_id)), most=most_open - 1)]
         payer = (record.team_id, record.user_id, record.price)
         broken = yield from broken_guard(
-            [new, *first, *room, *teams.affords(*payer)], [*self._effects(None, record), *remember]
+            [new, *first, *room, *teams.affords(*payer)], [*effects(None, record, self.lease), *remember]
         )
         if broken in {None, new}:  # it is stored, now or when this was sent for the first time
             return record.id
         if broken in first:
             earlier = yield from idempotency.find(once)
-            return JobId(earlier) if earlier else (yield from self.accept(record, open_jobs=open_jobs, once=once))
+            return JobId(earlier) if earlier else (yield from self.accept(record, most_open=most_open, once=once))
         if broken in room:
-            message = f"the team has {open_jobs} jobs that wait or run, the most that are allowed"
+            message = f"the team has {most_open} jobs that wait or run, the most that are allowed"
             raise TooManyRequests(message, retry_after=ROOM)
         raise (yield from teams.explain_refusal(*payer))
 
     def get(self, job_id: JobId) -> Program[JobRecord | None]:
-        text = yield ("HGET", _place(job_id), "record")
+        text = yield ("HGET", place(job_id), "record")
         return JobRecord.model_validate_json(text) if text else None
 
     def report(self, job_id: JobId) -> Program[Report | None]:
@@ -91,13 +107,31 @@ class JobStore:
         record = yield from self.get(job_id)
         if record is None:
             return None
-        progress = position = None
-        if record.status is JobStatus.RUNNING and (text := (yield ("GET", _progress(job_id)))):
-            progress = Progress(*map(int, text.split("/")))
+        if record.status is JobStatus.RUNNING:
+            text, seen = yield [("GET", progress_place(job_id)), ("GET", backlog.PLACE)]
+            progress = Progress(*map(int, text.split("/"))) if text else None
+            done = progress.step / progress.steps if progress else 0.0
+            return Report(record, progress, estimated_seconds=Backlog.parse(seen).seconds_left(record, done))
         if record.status is JobStatus.QUEUED:
-            rank = yield ("ZRANK", INDICES[JobStatus.QUEUED], job_id)
-            position = None if rank is None else int(rank) + 1
-        return Report(record, progress, position)
+            queue = Queue(record.lane, record.team_id)
+            under_way, rank, seen = yield [
+                ("ZRANK", PUBLISHED, job_id),
+                ("ZRANK", queue.place, job_id),
+                ("GET", backlog.PLACE),
+            ]
+            turn = Backlog.parse(seen).turn(record, rank or 0)
+            position = turn.position if under_way is None else under_way + 1
+            return Report(record, queue_position=position, estimated_seconds=turn.seconds)
+        return Report(record)
+
+    def page(
+        self, scope: str, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
+    ) -> Program[tuple[list[JobRecord], Cursor | None]]:
+        """Return the newest jobs of a scope that come after the cursor, and the cursor after them if there are more."""
+        lists = yield from together([_older(index(scope, status), limit + 1, after) for status in statuses])
+        found = sorted({entry for older in lists for entry in older}, reverse=True)
+        records = yield from together([self.get(entry.job_id) for entry in found[:limit]])
+        return [record for record in records if record], found[limit - 1] if len(found) > limit else None
 
     def update(self, job_id: JobId, transition: Transition) -> Program[JobRecord]:
         """Replace the record by ``transition(record)`` atomically and return the new one.
@@ -106,6 +140,7 @@ class JobStore:
 
         Raises:
             NotFound: If there is no such job.
+            InsufficientCredits: If the change costs what its team does not have.
             Exception: Whatever ``transition`` raises; the record is then unchanged.
         """
         while True:
@@ -115,18 +150,23 @@ class JobStore:
             after = transition(before)
             if after == before:
                 return before
-            if (yield from self._replace(before, after)):
+            payer = (after.team_id, after.user_id, after.price if before.finished and not after.finished else 0)
+            affords = teams.affords(*payer) if payer[2] else []
+            broken = yield from self._replace(before, after, *affords)
+            if broken is None:
                 return after.model_copy(update={"version": before.version + 1})
+            if broken in affords:
+                raise (yield from teams.explain_refusal(*payer))
 
     def take_back(self, job_id: JobId, transition: Transition) -> Program[JobRecord | None]:
         """As :meth:`update`, but only while the job runs and nobody holds its lease; else None."""
-        unleased = Guard(("GET", _lease(job_id)), "")
+        unleased = Guard(("GET", lease_place(job_id)), "")
         while True:
             before = yield from self.get(job_id)
-            if before is None or before.status is not JobStatus.RUNNING or (yield ("EXISTS", _lease(job_id))):
+            if before is None or before.status is not JobStatus.RUNNING or (yield ("EXISTS", lease_place(job_id))):
                 return None
             after = transition(before)
-            if (yield from self._replace(before, after, unleased)):
+            if (yield from self._replace(before, after, unleased)) is None:
                 return after.model_copy(update={"version": before.version + 1})
 
     def renew(self, job_id: JobId, attempt: int, progress: Progress | None) -> Program[None]:
@@ -136,100 +176,55 @@ class JobStore:
             LeaseLost: If the attempt no longer owns the job.
         """
         held = [
-            Guard(("HGET", _place(job_id), "attempt"), str(attempt)),
-            Guard(("HGET", _place(job_id), "status"), JobStatus.RUNNING),
+            Guard(("HGET", place(job_id), "attempt"), str(attempt)),
+            Guard(("HGET", place(job_id), "status"), JobStatus.RUNNING),
         ]
-        effects = [_take_lease(job_id, attempt, self.lease)]
-        if progress:
-            effects.append(("SET", _progress(job_id), f"{progress.step}/{progress.steps}"))
-        if not (yield from commit(held, effects)):
+        told = [("SET", progress_place(job_id), f"{progress.step}/{progress.steps}")] if progress else []
+        if not (yield from commit(held, [take_lease(job_id, attempt, self.lease), *told])):
             raise LeaseLost
 
     def unleased(self) -> Program[list[JobId]]:
         """Return the running jobs whose lease is gone, and perhaps one that ends while this looks."""
-        running: list[JobId] = yield ("ZRANGE", INDICES[JobStatus.RUNNING], 0, -1)
+        running: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.RUNNING), 0, -1)
         if not running:
             return []
-        leases = yield ("MGET", *(_lease(job_id) for job_id in running))
+        leases = yield ("MGET", *(lease_place(job_id) for job_id in running))
         return [job_id for job_id, lease in zip(running, leases, strict=True) if lease is None]
 
-    def _replace(self, before: JobRecord, after: JobRecord, *guards: Guard) -> Program[bool]:
+    def adopt(self, job_id: JobId) -> Program[bool]:
+        """Put a queued job that no queue holds, such as one of the release before, where the dispatcher finds it."""
+        record = yield from self.get(job_id)
+        if record is None or record.status is not JobStatus.QUEUED:
+            return False
+        stray = [
+            _version_is(str(record.version), job_id),
+            Guard(("ZSCORE", Queue(record.lane, record.team_id).place, job_id), ""),
+            Guard(("ZSCORE", PUBLISHED, job_id), ""),
+        ]
+        return (yield from commit(stray, [*queued(record), *ring()]))
+
+    def forget(self, record: JobRecord) -> Program[None]:
+        """Forget a job that has ended, unless it changed meanwhile."""
+        yield from commit([_version_is(str(record.version), record.id)], forgotten(record))
+
+    def _replace(self, before: JobRecord, after: JobRecord, *guards: Guard | Bounds) -> Program[Guard | Bounds | None]:
         numbered = after.model_copy(update={"version": before.version + 1})
-        return commit([_version_is(str(before.version), before.id), *guards], self._effects(before, numbered))
-
-    def _effects(self, before: JobRecord | None, after: JobRecord) -> list[Command]:
-        """Return all commands that a change of a record means."""
-        text = after.model_dump_json(by_alias=True)
-        fields = ("record", text, "version", after.version, "status", after.status, "attempt", after.attempt)
-        effects: list[Command] = [("HSET", _place(after.id), *fields)]
-        accepted_us = int(after.created_at.timestamp() * 1e6)
-        for status, index in INDICES.items():
-            here = after.status is status
-            effects.append(("ZADD", index, accepted_us, after.id) if here else ("ZREM", index, after.id))
-        if before is None:
-            effects.append(("ZADD", _open(after.team_id), accepted_us, after.id))
-            effects += teams.spend(after.team_id, after.user_id, after.price, after.created_at)
-        if after.status is JobStatus.RUNNING:
-            effects += [("ZREM", PUBLISHED, after.id), _take_lease(after.id, after.attempt, self.lease)]
-        else:
-            effects += [("DEL", _lease(after.id), _progress(after.id)), *ring()]
-        if after.finished and not (before and before.finished):
-            effects += _completion(after)
-        if before and after.erased_at and not before.erased_at:
-            own = [before.parameters.source] if before.owns_source else []
-            effects += [discard(key) for key in (*(variation.key for variation in before.variations), *own)]
-        return effects
-
-
-def ring() -> list[Command]:
-    """Return the commands that wake the dispatcher; ringing twice wakes it once."""
-    return [("LPUSH", DOORBELL, 1), ("LTRIM", DOORBELL, 0, 0)]
-
-
-def _completion(record: JobRecord) -> list[Command]:
-    """Return what happens once, when a job ends: it is told, its variations get their owner, the rest is given back."""
-    ended = ("id", record.id, "status", record.status)
-    told: Command = ("XADD", COMPLETIONS, "MAXLEN", "~", COMPLETIONS_KEPT, "*", *ended)
-    owned = [
-        keep(
-            Asset(
-                key=variation.key,
-                team_id=record.team_id,
-                user_id=record.user_id,
-                content_type=variation.content_type,
-                size_bytes=variation.size_bytes,
-                created_at=record.finished_at or record.created_at,
-                stored=True,
-                job_id=record.id,
-            )
-        )
-        for variation in record.variations
-    ]
-    unused = record.price - record.charged
-    settled = teams.spend(record.team_id, record.user_id, -unused, record.finished_at or record.created_at)
-    return [told, ("ZREM", _open(record.team_id), record.id), *owned, *settled]
-
-
-def _take_lease(job_id: JobId, attempt: int, lease: timedelta) -> Command:
-    return ("SET", _lease(job_id), attempt, "PX", int(lease.total_seconds() * 1000))
+        unchanged = _version_is(str(before.version), before.id)
+        return broken_guard([unchanged, *guards], effects(before, numbered, self.lease))
 
 
 def _version_is(version: str, job_id: JobId) -> Guard:
-    return Guard(("HGET", _place(job_id), "version"), version)
+    return Guard(("HGET", place(job_id), "version"), version)
 
 
-def _place(job_id: JobId) -> str:
-    return f"job:{job_id}"
-
-
-def _lease(job_id: JobId) -> str:
-    return f"lease:{job_id}"
-
-
-def _open(team_id: TeamId) -> str:
-    """Return the sorted set of a team's jobs that wait or run, by time of acceptance."""
-    return f"team:{team_id}:open"
-
-
-def _progress(job_id: JobId) -> str:
-    return f"progress:{job_id}"
+def _older(name: str, count: int, after: Cursor | None) -> Program[list[Cursor]]:
+    """Return the newest so many entries of an index that come after the cursor."""
+    top, offset = (after.accepted_us if after else "+inf"), 0
+    found: list[Cursor] = []
+    while True:  # of jobs that were accepted in one microsecond, some may stand before the cursor
+        rows = yield ("ZRANGE", name, top, "-inf", "BYSCORE", "REV", "LIMIT", offset, count, "WITHSCORES")
+        page = [Cursor(int(float(score)), JobId(job_id)) for job_id, score in rows]
+        found += [entry for entry in page if after is None or entry < after]
+        if len(found) >= count or len(page) < count:
+            return found[:count]
+        offset += count

@@ -1,18 +1,18 @@
 """A job's record as a value."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from shared.cost import price_in_usd
+from shared.cost import price_in_usd, work_in_teraflops
 from shared.ids import AssetKey, JobId, TeamId, UserId
 from shared.sizes import AspectRatio, Megapixels, Size, size_of
 
-SCHEMA: Final = 1  #: number of the record's layout
+SCHEMA: Final = 2  #: number of the record's layout; that of the release before is read too, for rolling upgrades
 SEEDS: Final = 2**32  #: seeds are 0 ... SEEDS - 1; ``seed + i`` wraps
 
 
@@ -27,6 +27,14 @@ class JobStatus(StrEnum):
 
 
 TERMINAL: Final = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED})
+
+
+class Lane(StrEnum):
+    """Which jobs go first; whoever waits long moves up."""
+
+    PREVIEW = "preview"  #: little work
+    NORMAL = "normal"
+    LOW = "low"  #: asked for with low priority
 
 
 class OutputFormat(StrEnum):
@@ -82,6 +90,11 @@ class Parameters(_Value):
         """Exact price in US dollars."""
         return price_in_usd(self.size, num_outputs=self.num_outputs, num_inference_steps=self.num_inference_steps)
 
+    @property
+    def work(self) -> int:
+        """What the model has to do, in 1e12 floating-point operations."""
+        return work_in_teraflops(self.size, num_outputs=self.num_outputs, num_inference_steps=self.num_inference_steps)
+
 
 class Variation(_Value):
     """One image that came out."""
@@ -116,6 +129,37 @@ class ModelIdentity(_Value):
     safety_checker: str | None = None
 
 
+class WebhookEvent(StrEnum):
+    """What a webhook may be told; the value is the event's type on the wire."""
+
+    STARTED = "job.started"
+    FINISHED = "job.finished"
+
+
+class Webhook(_Value):
+    """Whom to tell about a job."""
+
+    url: str
+    events: tuple[WebhookEvent, ...]
+
+
+class DeliveryAttempt(_Value):
+    """One call of a webhook."""
+
+    at: datetime
+    outcome: str  #: ``HTTP 200``, or what went wrong
+
+
+class Delivery(_Value):
+    """One event on its way to the job's webhook."""
+
+    event: WebhookEvent
+    attempt: int  #: of the job, when it happened
+    attempts: tuple[DeliveryAttempt, ...] = ()
+    next_at: datetime | None  #: of the next call; None: there is none to come
+    delivered: bool = False
+
+
 class Echo(_Value):
     """What the facade that took the job needs to answer in its own words; nobody else reads it."""
 
@@ -140,15 +184,20 @@ class JobRecord(_Value):
     echo: Echo
     price: int = 0  #: credits reserved at acceptance
     charged: int = 0  #: credits that were used of them, known at the end
+    lane: Lane = Lane.NORMAL
+    max_queue: timedelta | None = None  #: from acceptance to the first start, at most
+    max_run: timedelta | None = None  #: from an attempt's start to its end, at most
+    webhook: Webhook | None = None
+    deliveries: tuple[Delivery, ...] = ()  #: at most one for each event, the newest
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0  #: starts so far; fences off workers that lost the job
     failed_attempts: int = 0
     created_at: datetime
+    status_at: datetime | None = None  #: when it came to its status; None: at acceptance
     started_at: datetime | None = None  #: of the newest attempt
     finished_at: datetime | None = None
     owns_source: bool = False  #: its source was stored for it alone
     planned_keys: tuple[AssetKey, ...] = ()  #: where the newest attempt writes its variations
-    abandoned_keys: tuple[AssetKey, ...] = ()  #: where earlier attempts may have written some
     variations: tuple[Variation, ...] = ()
     flagged: tuple[Flagged, ...] = ()
     failure: Failure | None = None
@@ -156,9 +205,32 @@ class JobRecord(_Value):
     model: ModelIdentity | None = None
     timings: Mapping[str, float] = Field(default_factory=dict)  #: seconds the last attempt spent in each part
 
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, fields: object, info: ValidationInfo) -> object:
+        """Read a record that the release before wrote."""
+        if info.mode == "json" and isinstance(fields, dict) and fields.get("schema") == SCHEMA - 1:
+            kept = {name: value for name, value in fields.items() if name != "abandoned_keys"}
+            return kept | {"schema": SCHEMA}
+        return fields
+
     @property
     def finished(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the job ends if it is where it is now still."""
+        if self.status is JobStatus.QUEUED and self.attempt == 0 and self.max_queue:
+            return self.created_at + self.max_queue
+        if self.status is JobStatus.RUNNING and self.started_at and self.max_run:
+            return self.started_at + self.max_run
+        return None
+
+    @property
+    def unpublished_keys(self) -> frozenset[AssetKey]:
+        """Where the newest attempt may have written what nobody will ever see, once it is over."""
+        return frozenset(self.planned_keys) - {variation.key for variation in self.variations}
 
 
 def key_stamp(now: datetime) -> str:

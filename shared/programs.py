@@ -1,7 +1,8 @@
 """Store operations as values: generators of Redis commands, run by a sync client or by an async one.
 
-A program yields commands, is sent their answers and returns its result. It is written once; the worker and the
-dispatcher run it with :func:`run`, the API with :func:`run_async`.
+A program yields a command and is sent its answer, or a list of commands, sent in one go, and is sent the list of their
+answers; it returns its result. It is written once; the worker and the dispatcher run it with :func:`run`, the API with
+:func:`run_async`. A list is no transaction: others' commands may come in between.
 """
 
 import json
@@ -23,7 +24,8 @@ from shared.errors import Misconfigured, RecordsUnavailable
 
 Command = tuple[str | int | float, ...]
 T = TypeVar("T")
-Program = Generator[Command, Any, T]
+Step = Command | list[Command]
+Program = Generator[Step, Any, T]
 
 SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
 #: Of one API process; so many callers at a time learn within the time above that the server is away.
@@ -46,8 +48,8 @@ class Bounds(NamedTuple):
     """A read command that must answer a number from ``least`` to ``most`` for a commit to happen; nothing is 0."""
 
     command: Command
-    least: int = 0
-    most: int = 2**53
+    least: float = 0
+    most: float = 2**53
 
 
 #: Checks all guards, then runs all effects, as one atomic step; answers 0, or the place of a guard that did not hold.
@@ -65,6 +67,28 @@ end
 for _, effect in ipairs(plan.effects) do redis.call(unpack(effect)) end
 return 0
 """
+
+
+def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
+    """Run programs side by side and return their results; what they ask at the same time is sent in one go."""
+    results: dict[int, T] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(programs)))
+    while answers:
+        steps: dict[int, Step] = {}
+        for place, answer in answers.items():
+            try:
+                steps[place] = programs[place].send(answer)
+            except StopIteration as stop:
+                results[place] = stop.value
+        told = iter((yield [command for step in steps.values() for command in _commands(step)]) if steps else ())
+        answers = {
+            place: [next(told) for _ in step] if isinstance(step, list) else next(told) for place, step in steps.items()
+        }
+    return [results[place] for place in range(len(programs))]
+
+
+def _commands(step: Step) -> list[Command]:
+    return step if isinstance(step, list) else [step]
 
 
 def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[bool]:
@@ -90,9 +114,9 @@ def run(client: redis.Redis, program: Program[T]) -> T:
     """
     with _translated_errors():
         try:
-            command = next(program)
+            step = next(program)
             while True:
-                command = program.send(client.execute_command(*command))  # type: ignore[no-untyped-call]
+                step = program.send(_ask(client, step))
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -102,19 +126,45 @@ async def run_async(client: "redis.asyncio.Redis", program: Program[T]) -> T:
     """As :func:`run`, without blocking the event loop."""
     with _translated_errors():
         try:
-            command = next(program)
+            step = next(program)
             while True:
-                command = program.send(await client.execute_command(*command))  # type: ignore[no-untyped-call]
+                step = program.send(await _ask_async(client, step))
         except StopIteration as stop:
             result: T = stop.value
             return result
 
 
+def _ask(client: redis.Redis, step: Step) -> Any:
+    if isinstance(step, tuple):
+        return client.execute_command(*step)  # type: ignore[no-untyped-call]
+    with client.pipeline(transaction=False) as batch:
+        for command in step:
+            batch.execute_command(*command)  # type: ignore[no-untyped-call]
+        return _answers(batch.execute(raise_on_error=False))
+
+
+async def _ask_async(client: "redis.asyncio.Redis", step: Step) -> Any:
+    if isinstance(step, tuple):
+        return await client.execute_command(*step)  # type: ignore[no-untyped-call]
+    async with client.pipeline(transaction=False) as batch:
+        for command in step:
+            batch.execute_command(*command)
+        return _answers(await batch.execute(raise_on_error=False))
+
+
+def _answers(batch: list[Any]) -> list[Any]:
+    """Return a batch's answers, or raise the first error among them as it is: redis-py would change its message."""
+    for answer in batch:
+        if isinstance(answer, Exception):
+            raise answer
+    return batch
+
+
 def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
     """Return a client that answers or fails within ``timeout``.
 
-    A command whose connection broke is sent once more, for after a restart of the server every idle connection is
-    broken. All programs bear that: commits are guarded, the other commands say the same twice.
+    A command, or list of them, whose connection broke is sent once more, for after a restart of the server every idle
+    connection is broken. All programs bear that: commits are guarded, the other commands say the same twice.
     """
     retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
     return redis.Redis.from_url(url, retry=retry, **_options(timeout))

@@ -129,6 +129,8 @@ class TeamsSettings(_Group):
 class EgressSettings(_Group):
     image_urls: bool = False
     """Whether `imageUrl` may be an https URL elsewhere"""
+    webhooks: bool = True
+    """Whether a job may name a webhook, an https URL that is told of its end"""
     proxy: ProxyUrl | None = None
     """URL of a proxy, as `http://smokescreen:4750`, that resolves names and checks addresses in our place"""
     allowed_networks: tuple[IPvAnyNetwork, ...] = ()
@@ -142,22 +144,38 @@ class JobsSettings(_Group):
     """A worker silent for this long loses its jobs, in seconds; renewed four times as often"""
     max_failed_attempts: int = Field(3, ge=1)
     """A job whose attempts failed this often fails for good"""
+    max_queue_seconds: Seconds = Field(timedelta(days=1), gt=timedelta(0))
+    """A job that has not begun this long after its acceptance fails; its `maxQueueSeconds` may say less"""
+    max_run_seconds: Seconds = Field(timedelta(hours=1), gt=timedelta(0))
+    """An attempt that runs this long ends its job; its `maxRunSeconds` may say less"""
+    preview_teraflops: int = Field(500, ge=0)
+    """Jobs of at most so much work go first: five steps of one variation with 1 megapixel are 455"""
+    keep_images_seconds: Seconds = Field(timedelta(days=30), gt=timedelta(0))
+    """Uploads and variations are deleted this long after they came, in seconds"""
+    keep_records_seconds: Seconds = Field(timedelta(days=90), gt=timedelta(0))
+    """The record of a job that has ended is deleted this long after its acceptance, with its variations, in seconds"""
 
 
 class DispatcherSettings(_Group):
     headroom: int = Field(1, ge=0)
     """Messages published beyond the workers' free slots, so that none waits for the dispatcher"""
     republish_seconds: Seconds = Field(timedelta(seconds=5), gt=timedelta(0))
-    """A published job that later ones overtake or free workers leave is published again after this, in seconds"""
+    """A published job that neither the broker nor a worker has is published again after this, in seconds"""
+    ageing_seconds: Seconds = Field(timedelta(minutes=5), gt=timedelta(0))
+    """A job that waits this long goes among the normal ones if its priority is low, or else among the previews"""
 
 
 class WorkerSettings(_Group):
     name: str = ""
     """What monitors call this worker, one name each; empty means host name and process id"""
-    slots: int = Field(2, ge=1)
-    """Jobs one worker holds at a time: one on the GPU, the others loading or storing"""
+    slots: int = Field(3, ge=1)
+    """Jobs one worker holds at a time: one on the GPU, one loading, one storing"""
     grace_seconds: Seconds = Field(timedelta(seconds=30), ge=timedelta(0))
     """At shutdown, how long running jobs may finish before they are handed back, in seconds"""
+    stall_seconds: Seconds = Field(timedelta(seconds=120), gt=timedelta(0))
+    """A model that has work and takes no step for this long ends its worker, in seconds"""
+    outage_seconds: Seconds = Field(timedelta(seconds=300), ge=timedelta(0))
+    """How long a job waits for an object storage that is away before its attempt fails, in seconds"""
 
 
 class ModelSettings(_Group):

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict
 from shared.errors import InsufficientCredits, InvalidRequest, NotFound, ReduxqError
 from shared.ids import TeamId, UserId
 from shared.programs import Bounds, Command, Guard, Program, commit
+from shared.webhooks import new_secret
 
 STARTING_CREDIT: Final = 100_000_000  #: of a team, and limit of each of its users; 100 USD at the default rate
 Value = TypeVar("Value", bound=BaseModel)
 NAMES: Final = "team_ids"  #: hash of team ids by name
+SIGNING: Final = "webhook_secret"  #: field of a team's hash
 
 
 class Team(BaseModel):
@@ -125,6 +127,26 @@ def set_limit(team_name: str, user_name: str, limit: int) -> Program[None]:
         change = [("HSET", place, "credit_limit", limit), ("HINCRBY", place, "credit_left", limit - int(before))]
         if (yield from commit([Guard(("HGET", place, "credit_limit"), before)], change)):
             return
+
+
+def webhook_secret(team_id: TeamId) -> Program[str]:
+    """Return what a team's webhooks are signed with; it is drawn when it is first asked for."""
+    read = ("HGET", _team(team_id), SIGNING)
+    if not (yield read):
+        yield from commit([Guard(read, "")], [("HSET", _team(team_id), SIGNING, new_secret())])
+    return str((yield read))
+
+
+def webhook_secret_of(team_name: str, *, rotate: bool) -> Program[str]:
+    """As :func:`webhook_secret`, by the team's name; ``rotate`` ends the old one at once.
+
+    Raises:
+        NotFound: If there is no such team.
+    """
+    team_id = yield from _team_id(team_name)
+    if rotate:
+        yield ("HDEL", _team(team_id), SIGNING)
+    return (yield from webhook_secret(team_id))
 
 
 def affords(team_id: TeamId, user_id: UserId, price: int) -> list[Bounds]:

@@ -11,9 +11,29 @@ from datetime import datetime
 from fractions import Fraction
 from math import ceil
 
-from shared.errors import Canceled, ContentFlagged, IllegalTransition, LeaseLost, ReduxqError, TooManyAttempts
+from shared.errors import (
+    Canceled,
+    ContentFlagged,
+    DeadlineExceeded,
+    IllegalTransition,
+    LeaseLost,
+    NotFound,
+    ReduxqError,
+    TooManyAttempts,
+)
 from shared.ids import AssetKey
-from shared.jobs import Failure, Flagged, JobRecord, JobStatus, ModelIdentity, Variation, key_stamp
+from shared.jobs import (
+    Delivery,
+    DeliveryAttempt,
+    Failure,
+    Flagged,
+    JobRecord,
+    JobStatus,
+    ModelIdentity,
+    Variation,
+    WebhookEvent,
+    key_stamp,
+)
 
 Transition = Callable[[JobRecord], JobRecord]
 
@@ -30,18 +50,16 @@ def claim(record: JobRecord, *, now: datetime, prefix: str, digits: Sequence[int
     Raises:
         IllegalTransition: If the job is not queued: someone else has it, or it has ended.
     """
+    stamp, extension = key_stamp(now), record.parameters.output_format
+    names = (AssetKey(f"{prefix}images/{stamp}_{n:06d}.{extension}") for n in digits)
+    planned = tuple(names)[: record.parameters.num_outputs]
+    if record.status is JobStatus.RUNNING and record.planned_keys == planned:  # this very claim, sent again
+        return record
     if record.status is not JobStatus.QUEUED:
         raise IllegalTransition(f"job {record.id} is {record.status}, not queued")
-    stamp, extension = key_stamp(now), record.parameters.output_format
-    planned = (AssetKey(f"{prefix}images/{stamp}_{n:06d}.{extension}") for n in digits)
-    return _changed(
-        record,
-        status=JobStatus.RUNNING,
-        attempt=record.attempt + 1,
-        started_at=now,
-        abandoned_keys=record.abandoned_keys + record.planned_keys,
-        planned_keys=tuple(planned)[: record.parameters.num_outputs],
-    )
+    claimed = _changed(record, attempt=record.attempt + 1, started_at=now, planned_keys=planned)
+    started = _moved(claimed, JobStatus.RUNNING, now)
+    return started if record.attempt else _telling(started, WebhookEvent.STARTED, now)
 
 
 def finish(
@@ -66,7 +84,7 @@ def finish(
         scores = ", ".join(f"{withheld.score:g}" for withheld in flagged)
         return _failed(made, ContentFlagged(f"{ContentFlagged.__doc__} Scores: {scores}"), now)
     charged = ceil(Fraction(record.price * len(variations), record.parameters.num_outputs))
-    return _changed(made, status=JobStatus.SUCCEEDED, finished_at=now, variations=variations, charged=charged)
+    return _ended(_changed(made, variations=variations, charged=charged), JobStatus.SUCCEEDED, now)
 
 
 def fail(record: JobRecord, *, attempt: int, error: ReduxqError, now: datetime) -> JobRecord:
@@ -79,9 +97,34 @@ def fail(record: JobRecord, *, attempt: int, error: ReduxqError, now: datetime) 
 
 def cancel(record: JobRecord, *, now: datetime) -> JobRecord:
     """End the job because its owner wants that; one that has ended stays as it is."""
-    if record.finished:
+    return record if record.finished else _failed(record, Canceled(), now, JobStatus.CANCELED)
+
+
+def expire(record: JobRecord, *, now: datetime) -> JobRecord:
+    """End the job if its deadline has passed."""
+    if record.expires_at is None or now < record.expires_at:
         return record
-    return _changed(_failed(record, Canceled(), now), status=JobStatus.CANCELED)
+    queued = record.status is JobStatus.QUEUED
+    limit, what = (record.max_queue, "waited") if queued else (record.max_run, "ran")
+    seconds = limit.total_seconds() if limit else 0
+    return _failed(record, DeadlineExceeded(f"the job {what} longer than the {seconds:g} s that it may"), now)
+
+
+def retry(record: JobRecord, *, now: datetime) -> JobRecord:
+    """Put a failed job back into the queue, as an operator asks for it when the cause is gone.
+
+    Raises:
+        IllegalTransition: If the job has not failed, or was erased.
+    """
+    if record.status is JobStatus.QUEUED:
+        return record
+    if record.status is not JobStatus.FAILED or record.erased_at:
+        what = "was deleted" if record.erased_at else f"is {record.status}"
+        raise IllegalTransition(f"job {record.id} {what}; only one that has failed can be tried again")
+    fresh = _changed(
+        record, failed_attempts=0, failure=None, finished_at=None, model=None, flagged=(), timings={}, max_queue=None
+    )
+    return _moved(fresh, JobStatus.QUEUED, now)
 
 
 def erase(record: JobRecord, *, now: datetime) -> JobRecord:
@@ -102,17 +145,18 @@ def erase(record: JobRecord, *, now: datetime) -> JobRecord:
         variations=(),
         flagged=(),
         planned_keys=(),
-        abandoned_keys=(),
+        webhook=None,
+        deliveries=(),
         erased_at=now,
     )
 
 
-def hand_back(record: JobRecord, *, attempt: int) -> JobRecord:
+def hand_back(record: JobRecord, *, attempt: int, now: datetime) -> JobRecord:
     """Put an attempt that its worker gave up unharmed back into the queue; it counts as no failure."""
     if record.status is JobStatus.QUEUED and record.attempt == attempt:
         return record
     _require_held(record, attempt)
-    return _changed(record, status=JobStatus.QUEUED)
+    return _moved(record, JobStatus.QUEUED, now)
 
 
 def fail_attempt(record: JobRecord, *, attempt: int, reason: str, limit: int, now: datetime) -> JobRecord:
@@ -124,7 +168,38 @@ def fail_attempt(record: JobRecord, *, attempt: int, reason: str, limit: int, no
     counted = _changed(record, failed_attempts=failed)
     if failed >= limit:
         return _failed(counted, TooManyAttempts(f"{failed} attempts failed; the last: {reason}"), now)
-    return _changed(counted, status=JobStatus.QUEUED)
+    return _moved(counted, JobStatus.QUEUED, now)
+
+
+def delivered(
+    record: JobRecord, *, event: WebhookEvent, made: DeliveryAttempt, next_at: datetime | None, ok: bool
+) -> JobRecord:
+    """Note one call of the job's webhook and when the next is due; one that was noted already changes nothing."""
+    return _replaced(
+        record,
+        event,
+        lambda old: (
+            old
+            if made in old.attempts
+            else old.model_copy(update={"attempts": (*old.attempts, made), "next_at": next_at, "delivered": ok})
+        ),
+    )
+
+
+def redeliver(record: JobRecord, *, event: WebhookEvent, now: datetime) -> JobRecord:
+    """Have the job's webhook told once more.
+
+    Raises:
+        NotFound: If it was never told of this event.
+    """
+    if all(delivery.event is not event for delivery in record.deliveries):
+        raise NotFound(f"job {record.id} has no webhook that is told of {event}")
+    return _replaced(record, event, lambda old: old.model_copy(update={"next_at": now}))
+
+
+def _replaced(record: JobRecord, event: WebhookEvent, change: Callable[[Delivery], Delivery]) -> JobRecord:
+    changed = (change(delivery) if delivery.event is event else delivery for delivery in record.deliveries)
+    return _changed(record, deliveries=tuple(changed))
 
 
 def _require_held(record: JobRecord, attempt: int) -> None:
@@ -132,9 +207,25 @@ def _require_held(record: JobRecord, attempt: int) -> None:
         raise LeaseLost(f"attempt {attempt} no longer owns job {record.id} ({record.status}, attempt {record.attempt})")
 
 
-def _failed(record: JobRecord, error: ReduxqError, now: datetime) -> JobRecord:
+def _failed(record: JobRecord, error: ReduxqError, now: datetime, status: JobStatus = JobStatus.FAILED) -> JobRecord:
     failure = Failure(code=error.code, name=type(error).__name__, message=error.message)
-    return _changed(record, status=JobStatus.FAILED, finished_at=now, failure=failure)
+    return _ended(_changed(record, failure=failure), status, now)
+
+
+def _ended(record: JobRecord, status: JobStatus, now: datetime) -> JobRecord:
+    return _telling(_moved(_changed(record, finished_at=now), status, now), WebhookEvent.FINISHED, now)
+
+
+def _telling(record: JobRecord, event: WebhookEvent, now: datetime) -> JobRecord:
+    """Have the job's webhook told of an event, if it wants to be."""
+    if record.webhook is None or event not in record.webhook.events:
+        return record
+    others = tuple(delivery for delivery in record.deliveries if delivery.event is not event)
+    return _changed(record, deliveries=(*others, Delivery(event=event, attempt=record.attempt, next_at=now)))
+
+
+def _moved(record: JobRecord, status: JobStatus, now: datetime) -> JobRecord:
+    return _changed(record, status=status, status_at=now)
 
 
 def _changed(record: JobRecord, **fields: object) -> JobRecord:

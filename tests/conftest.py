@@ -1,23 +1,29 @@
 """Servers and values that several tiers use."""
 
 import json
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import redis
+import trustme
 from pydantic import SecretStr
 
 from shared.object_store import ObjectStore
 from shared.programs import connect
 from shared.settings import StorageSettings
 from tests import servers
+from tests.desk import SOURCE, Desk
 from tests.samples import encoded, fund, picture
 from tests.servers import process, wait_until
 from tests.stack import Stack, upload
+from tests.tls_servers import Names, Pictures
+from tests.yard import Yard
 
 
 @pytest.fixture
@@ -57,6 +63,24 @@ def objects(storage: StorageSettings) -> ObjectStore:
     return store
 
 
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """The resolver that this process asks."""
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    return names
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: Names) -> Iterator[Pictures]:
+    """Starts TLS servers that this process trusts and finds by a public name."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with ExitStack() as stack:
+        yield Pictures(authority, names, stack)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One whole local stack, with everything real, for all tests that leave it standing."""
@@ -81,3 +105,20 @@ def client(stack: Stack) -> Iterator[httpx.Client]:
 def source(client: httpx.Client) -> dict[str, Any]:
     """An uploaded picture."""
     return upload(client, encoded(picture(640, 480), "PNG"))
+
+
+@pytest.fixture
+def desk(records: redis.Redis, objects: ObjectStore) -> Iterator[Desk]:
+    """A worker without Celery, with a source to vary."""
+    objects.put(SOURCE, encoded(picture(), "PNG"), "image/png")
+    desk = Desk(records, objects)
+    yield desk
+    desk.keeper.stop()
+    desk.engine.stop()
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    """A dispatcher on servers of its own, without workers."""
+    with ExitStack() as living:
+        yield Yard(tmp_path, living)

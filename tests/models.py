@@ -28,10 +28,11 @@ class Steps:
 
 @dataclass
 class PacedModel:
-    """Takes ``pace`` seconds a step; fails for seeds that are named."""
+    """Takes ``pace`` seconds a step; fails for seeds that are named, and hangs for others."""
 
     pace: float = 0.0
     fails_for: frozenset[int] = frozenset()
+    hangs_for: frozenset[int] = frozenset()
     begun: list[int] = field(default_factory=list)
 
     def condition(self, source: Picture) -> Any:
@@ -44,7 +45,7 @@ class PacedModel:
     def advance(self, denoising: Steps) -> None:
         if denoising.recipe.seeds[0] in self.fails_for:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        time.sleep(self.pace)
+        time.sleep(1000 if denoising.recipe.seeds[0] in self.hangs_for else self.pace)
         denoising.step += 1
 
     def decode(self, denoising: Steps) -> list[Picture]:

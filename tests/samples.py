@@ -1,5 +1,6 @@
 """Records and pictures as tests need them."""
 
+import random
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
@@ -50,8 +51,8 @@ def fund(records: redis.Redis, team_credit: int = 1_000_000, user_credit: int = 
 
 
 def start(job: JobRecord) -> JobRecord:
-    """Claim as a worker does."""
-    return claim(job, now=NOW, prefix="", digits=(1, 22, 333, 4444))
+    """Claim as a worker does; each call is another claim."""
+    return claim(job, now=NOW, prefix="", digits=random.sample(range(1_000_000), k=4))
 
 
 def variations_of(job: JobRecord) -> tuple[Variation, ...]:

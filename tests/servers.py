@@ -82,10 +82,10 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def s3(folder: Path) -> Iterator[str]:
+def s3(folder: Path, *, port: int = 0) -> Iterator[str]:
     """Run an S3 server and give its endpoint."""
     (folder / "objects").mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     rclone = Path(sys.executable).parent / "rclone"
     arguments = [str(rclone), "serve", "s3", "--addr", f"127.0.0.1:{port}", str(folder / "objects")]
     environment = {"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"', "RCLONE_CONFIG": str(folder / "rclone.conf")}

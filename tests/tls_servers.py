@@ -1,5 +1,6 @@
 """TLS servers on loopback that a name of their own leads to, well-behaved and hostile."""
 
+import re
 import socket
 import socketserver
 import ssl
@@ -73,10 +74,19 @@ class Pictures:
 
         def handle(connection: socket.socket) -> None:
             with tls.wrap_socket(connection, server_side=True) as secured:
-                self.requests.append(secured.recv(65536))
+                self.requests.append(_request(secured))
                 answer(secured)
 
         return handle
+
+
+def _request(connection: socket.socket) -> bytes:
+    """Read a whole request."""
+    text = connection.recv(65536)
+    if length := re.search(rb"\r\nContent-Length: (\d+)\r\n", text):
+        while len(text.partition(b"\r\n\r\n")[2]) < int(length[1]) and (more := connection.recv(65536)):
+            text += more
+    return text
 
 
 def reply(body: bytes, *headers: str, status: str = "200 OK") -> Handler:

@@ -3,26 +3,33 @@
 import os
 import socket
 import sys
-from threading import Timer
-from typing import Any
+from threading import Event, Thread, Timer
+from typing import Any, Final
 
 import structlog
 from celery import Celery, signals
 from celery.concurrency import get_implementation
 
 from shared import queue
+from shared.clock import Clock
+from shared.completions import BLOCK
 from shared.errors import ShuttingDown
 from shared.job_store import JobStore
 from shared.jobs import ModelIdentity
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import Settings
+from worker import gate
+from worker.endings import follow_endings
 from worker.engine import Engine, Model
 from worker.lease import LeaseKeeper
 from worker.runner import Runner, Score
 from worker.tasks import register
 
 log = structlog.get_logger(__name__)
+
+LEAD: Final = 0.5  #: seconds before the engine is free in which the next job may be claimed and its source read
+NOTICE: Final = 1.5  #: seconds before the engine is free in which the dispatcher may publish the next job
 
 
 class Worker:
@@ -33,10 +40,12 @@ class Worker:
         self._name = settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
         records = connect(settings.records.url.get_secret_value())
         store = JobStore(settings.jobs.lease_seconds)
-        self._engine = Engine(model)
-        self._keeper = LeaseKeeper(records, store, name=self._name, slots=settings.worker.slots)
+        self._clock = Clock()
+        self._engine = Engine(model, self._clock, settings.worker.stall_seconds)
+        self._keeper = LeaseKeeper(records, store, self._clock, name=self._name, slots=self._slots)
         self._runner = Runner(
             settings=settings,
+            clock=self._clock,
             update=lambda job_id, transition: run(records, store.update(job_id, transition)),
             keeper=self._keeper,
             objects=ObjectStore(settings.storage),
@@ -49,16 +58,35 @@ class Worker:
         """Take jobs until SIGTERM; then finish or hand back what runs, and return."""
         app = queue.make_celery(self._settings.broker.url.get_secret_value())
         register(app, self._runner.run)
+        gate.install(app, lambda held: self._free_within(LEAD, held))
         signals.setup_logging.connect(_keep_our_logging)
         signals.worker_shutting_down.connect(self._on_shutting_down)
         self._engine.start()
         self._keeper.start()
+        stop = self._follow_endings()
         log.info("ready", worker=self._name)
         try:
             _consume(app, self._name, self._settings.worker.slots)
         finally:
+            stop.set()
             self._keeper.stop()
             self._engine.stop()
+
+    def _slots(self) -> int:
+        """Return how many jobs the dispatcher may count on: those held, and the next one if its time comes soon."""
+        held = len(self._keeper.held())
+        return min(held + self._free_within(NOTICE, held), self._settings.worker.slots)
+
+    def _free_within(self, seconds: float, held: int) -> bool:
+        """Say whether the engine needs its next job so soon, since it has begun all that are held."""
+        return held <= self._keeper.begun() and self._engine.seconds_left <= seconds
+
+    def _follow_endings(self) -> Event:
+        patient = connect(self._settings.records.url.get_secret_value(), timeout=2 * BLOCK)
+        stop = Event()
+        following = (patient, self._keeper.doubt, self._clock, stop)
+        Thread(target=follow_endings, args=following, name="endings", daemon=True).start()
+        return stop
 
     def _on_shutting_down(self, **_: object) -> None:
         """Give running jobs the grace period, then take them away from the engine at its next step."""

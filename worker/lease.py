@@ -1,7 +1,7 @@
 """Leases of the jobs this worker holds, renewed by a thread of its own together with the worker's sign of life."""
 
-import time
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Lock, Thread
@@ -10,7 +10,8 @@ from typing import Final
 import redis
 import structlog
 
-from shared.dispatch_store import announce_worker, retire_worker
+from shared.clock import Clock
+from shared.dispatch_store import WorkerLife, announce_worker, retire_worker
 from shared.errors import LeaseLost, ReduxqError
 from shared.ids import JobId
 from shared.job_store import JobStore, Progress
@@ -21,17 +22,19 @@ log = structlog.get_logger(__name__)
 
 BEAT: Final = timedelta(seconds=0.25)  #: progress is told at most this often
 RENEWALS: Final = 4  #: renewals in the time a lease lasts
+NEWS: Final = 0.2  #: weight of the newest job in the worker's mean speed
 
 
 class Lease:
     """One attempt's right to its job."""
 
-    def __init__(self, record: JobRecord) -> None:
+    def __init__(self, record: JobRecord, clock: Clock) -> None:
         self.job_id: JobId = record.id
         self.attempt = record.attempt
-        self.progress: Progress | None = None
+        self.progress: Progress | None = None  #: None: the engine has not begun it
         self.told: Progress | None = None
-        self.renewed = time.monotonic()
+        self.renewed = clock.monotonic()
+        self._clock = clock
         self._end: ReduxqError | None = None
         self._ended = Event()
 
@@ -39,7 +42,7 @@ class Lease:
         """Go on, or stop.
 
         Raises:
-            LeaseLost: If another owns the job.
+            LeaseLost: If another owns the job, or it has ended.
             ShuttingDown: If the worker must give the job back.
         """
         if self._end:
@@ -47,7 +50,7 @@ class Lease:
 
     def pause(self, seconds: float) -> None:
         """Wait, at most until the lease ends."""
-        self._ended.wait(seconds)
+        self._clock.wait(self._ended, seconds)
 
     def tell(self, step: int, steps: int) -> None:
         """Note how far the job is; the keeper's thread passes it on."""
@@ -60,16 +63,30 @@ class Lease:
 
 
 class LeaseKeeper:
-    """Renews all leases of this worker and announces it, with the number of jobs it can hold, while it lives."""
+    """Renews all leases of this worker and announces it while it lives.
 
-    def __init__(self, records: redis.Redis, store: JobStore, *, name: str, slots: int) -> None:
+    Args:
+        records: Where leases stand.
+        store: Their programs.
+        clock: Says when a renewal is due.
+        name: What the worker is called.
+        slots: Returns how many jobs it holds or would take now.
+    """
+
+    def __init__(
+        self, records: redis.Redis, store: JobStore, clock: Clock, *, name: str, slots: Callable[[], int]
+    ) -> None:
         self._records = records
         self._store = store
+        self._clock = clock
         self._name = name
         self._slots = slots
-        self._pause = store.lease / RENEWALS
+        self._pause = store.lease.total_seconds() / RENEWALS
+        self._announced = (0, -math.inf)  #: slots, when
+        self._speed = 0.0  #: TFLOP/s, mean of the last jobs; 0: it has not run a job yet
         self._leases: set[Lease] = set()
         self.ending: ReduxqError | None = None  #: what ends every lease, once that was decided
+        self._ended = Event()
         self._retired = False
         self._lock = Lock()
         self._stop = Event()
@@ -92,7 +109,7 @@ class LeaseKeeper:
     @contextmanager
     def hold(self, record: JobRecord) -> Iterator[Lease]:
         """Keep the lease of a claimed job renewed for the time of the block."""
-        lease = Lease(record)
+        lease = Lease(record, self._clock)
         with self._lock:
             self._leases.add(lease)
             if self.ending:
@@ -103,31 +120,59 @@ class LeaseKeeper:
             with self._lock:
                 self._leases.discard(lease)
 
+    def held(self) -> list[Lease]:
+        with self._lock:
+            return list(self._leases)
+
+    def begun(self) -> int:
+        """Return how many of the jobs held the engine has begun, or is done with."""
+        return sum(lease.progress is not None for lease in self.held())
+
     def end_all(self, error: ReduxqError) -> None:
         """End every lease held now or taken later."""
         with self._lock:
             self.ending = error
             for lease in self._leases:
                 lease.end(error)
+        self._ended.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, at most until every lease is ended."""
+        self._clock.wait(self._ended, seconds)
+
+    def doubt(self, job_id: JobId) -> None:
+        """Ask at once whether a job is still this worker's, if it is among those it holds."""
+        for lease in self.held():
+            if lease.job_id == job_id:
+                self._renew(lease)
+
+    def measured(self, work: int, seconds: float) -> None:
+        """Note in how many seconds the engine did how many TFLOP."""
+        speed = work / seconds
+        self._speed = self._speed + NEWS * (speed - self._speed) if self._speed else speed
+
+    def beat(self) -> None:
+        """Announce the worker and renew its leases, as far as that is due."""
+        self._announce()
+        for lease in self.held():
+            if lease.progress != lease.told or self._clock.monotonic() - lease.renewed >= self._pause:
+                self._renew(lease)
 
     def _keep(self) -> None:
-        pause = self._pause.total_seconds()
-        announced = -pause
         while True:
-            now = time.monotonic()
-            due = now - announced >= pause and not self._retired
-            if due and self._try(announce_worker(self._name, self._slots, self._store.lease)):
-                announced = now
-            with self._lock:
-                leases = list(self._leases)
-            for lease in leases:
-                if lease.progress != lease.told or now - lease.renewed >= pause:
-                    self._renew(lease, now)
-            if self._stop.wait(BEAT.total_seconds()):
+            self.beat()
+            if self._clock.wait(self._stop, BEAT.total_seconds()):
                 return
 
-    def _renew(self, lease: Lease, now: float) -> None:
-        progress = lease.progress
+    def _announce(self) -> None:
+        slots, now = self._slots(), self._clock.monotonic()
+        told, at = self._announced
+        due = (slots != told or now - at >= self._pause) and not self._retired
+        if due and self._try(announce_worker(self._name, WorkerLife(slots, self._speed), self._store.lease)):
+            self._announced = (slots, now)
+
+    def _renew(self, lease: Lease) -> None:
+        now, progress = self._clock.monotonic(), lease.progress
         try:
             if self._try(self._store.renew(lease.job_id, lease.attempt, progress)):
                 lease.renewed, lease.told = now, progress

@@ -6,16 +6,15 @@ or Redis here.
 """
 
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from shared import errors, transitions
+from shared.clock import Clock
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
 from shared.jobs import Flagged, JobRecord, ModelIdentity, Variation
@@ -28,21 +27,23 @@ from worker.lease import Lease, LeaseKeeper
 
 log = structlog.get_logger(__name__)
 
-OUTAGE: Final = 20.0  #: seconds between a failed attempt and the next: a server that is away gets time to come back
-PAUSE: Final = 1.0  #: seconds before a finished job's record is written again when its server does not answer
+PAUSE: Final = 1.0  #: seconds before a server that does not answer is asked again, at first
+LONGEST_PAUSE: Final = 8.0  #: to which the pauses grow while the object storage is away
 
+T = TypeVar("T")
 Score = Callable[[list[Picture]], list[float]]  #: tells of each picture, 0 ... 1, how sure it is that it is not safe
 
 
 class Stopwatch:
     """Seconds spent in each part of a job."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.timings: dict[str, float] = {}
-        self._last = time.monotonic()
+        self._clock = clock
+        self._last = clock.monotonic()
 
     def lap(self, part: str) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         self.timings[part] = round(now - self._last, 3)
         self._last = now
 
@@ -52,6 +53,7 @@ class Runner:
     """Runs jobs, each in the thread that calls :meth:`run`."""
 
     settings: Settings
+    clock: Clock
     update: Callable[[JobId, Transition], JobRecord]  #: changes a stored record
     keeper: LeaseKeeper
     objects: ObjectStore
@@ -82,7 +84,7 @@ class Runner:
 
     def _claim(self, job_id: JobId) -> JobRecord:
         prefix, digits = self.settings.storage.prefix, random.SystemRandom().sample(range(1_000_000), k=4)
-        return self.update(job_id, partial(transitions.claim, now=datetime.now(UTC), prefix=prefix, digits=digits))
+        return self.update(job_id, partial(transitions.claim, now=self.clock.now(), prefix=prefix, digits=digits))
 
     def _attempt(self, record: JobRecord, lease: Lease) -> Transition:
         """Do the job's work and return the transition that says how it went.
@@ -96,27 +98,24 @@ class Runner:
         except errors.LeaseLost:
             raise
         except errors.ShuttingDown:
-            return partial(transitions.hand_back, attempt=record.attempt)
+            return partial(transitions.hand_back, attempt=record.attempt, now=self.clock.now())
         except Exception as error:
             if isinstance(error, errors.ReduxqError) and not error.retryable:
-                return partial(transitions.fail, attempt=record.attempt, error=error, now=datetime.now(UTC))
+                return partial(transitions.fail, attempt=record.attempt, error=error, now=self.clock.now())
             log.exception("an attempt failed", job=record.id, attempt=record.attempt)
-            lease.pause(OUTAGE)
             reason = error.summary if isinstance(error, errors.ReduxqError) else type(error).__name__
-            return partial(
-                transitions.fail_attempt,
-                attempt=record.attempt,
-                reason=reason,
-                limit=self.settings.jobs.max_failed_attempts,
-                now=datetime.now(UTC),
-            )
+            limit = self.settings.jobs.max_failed_attempts
+            again = partial(transitions.fail_attempt, reason=reason, limit=limit)
+            return partial(again, attempt=record.attempt, now=self.clock.now())
 
     def _vary(self, record: JobRecord, lease: Lease) -> Transition:
-        watch = Stopwatch()
-        source = self._read_source(record.parameters.source)
+        watch = Stopwatch(self.clock)
+        source = self._read_source(record.parameters.source, lease)
         watch.lap("sourceSeconds")
-        pictures = self.engine.vary(source, record.parameters.recipe, lease)
+        pictures, seconds = self.engine.vary(source, record.parameters.recipe, lease)
         watch.lap("modelSeconds")
+        watch.timings["gpuSeconds"] = round(seconds, 3)
+        self.keeper.measured(record.parameters.work, seconds)
         flagged, model = tuple[Flagged, ...](), self.model.model_copy(update={"safety_checker": None})
         if not record.parameters.disable_safety_checker:
             flagged, model = self._flag(record.parameters.seeds, pictures), self.model
@@ -130,12 +129,12 @@ class Runner:
             flagged=flagged,
             model=model,
             timings=watch.timings,
-            now=datetime.now(UTC),
+            now=self.clock.now(),
         )
 
-    def _read_source(self, key: AssetKey) -> Picture:
+    def _read_source(self, key: AssetKey, lease: Lease) -> Picture:
         try:
-            return read_source(self.objects.get(key))
+            return read_source(self._patiently(lambda: self.objects.get(key), lease))
         except errors.NotFound as error:
             raise errors.SourceUnusable("the source is no longer in the store") from error
         except errors.BrokenImage as error:
@@ -164,12 +163,26 @@ class Runner:
                     continue
                 lease.check()
                 data = encode(picture, parameters.output_format, parameters.output_quality)
-                self.objects.put(key, data, content_type)
+                self._patiently(partial(self.objects.put, key, data, content_type), lease)
                 stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
         except Exception:
             self._discard(record)
             raise
         return tuple(stored)
+
+    def _patiently(self, call: Callable[[], T], lease: Lease) -> T:
+        """Call the object storage; one that is away is waited for until the lease ends or the outage lasts too long."""
+        pause, give_up = PAUSE, self.clock.monotonic() + self.settings.worker.outage_seconds.total_seconds()
+        while True:
+            try:
+                return call()
+            except errors.StorageUnavailable as error:
+                if self.clock.monotonic() >= give_up:
+                    raise
+                log.warning("waiting for the object storage", job=lease.job_id, reason=error.message)
+            lease.pause(pause)
+            lease.check()
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _settle(self, record: JobRecord, transition: Transition) -> JobRecord:
         """Write how the attempt went; a records server that is away is waited for, unless the worker must go.
@@ -188,15 +201,15 @@ class Runner:
                 log.warning("cannot finish yet", job=record.id, reason=error.message)
                 if self.keeper.ending:
                     raise self.keeper.ending from error
-                time.sleep(PAUSE)
+                self.keeper.pause(PAUSE)
             else:
                 log.info("settled", job=settled.id, attempt=record.attempt, status=settled.status)
                 return settled
 
     def _discard(self, record: JobRecord) -> None:
         """Remove what the attempt stored; its keys are its own, so nothing published can be among it."""
-        for key in record.planned_keys:
-            try:
+        try:
+            for key in record.planned_keys:
                 self.objects.delete(key)
-            except errors.ReduxqError as error:
-                log.warning("left an object behind", key=key, reason=error.message)
+        except errors.ReduxqError as error:
+            log.warning("left objects behind for the dispatcher", job=record.id, reason=error.message)

@@ -1,20 +1,26 @@
 """The dispatcher's rounds, on a real Valkey; the test plays the workers."""
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import Event
 
 import pytest
 import redis
 
 from api.dispatcher import Dispatcher
-from shared import dispatch_store
-from shared.ids import JobId
+from shared import backlog, dispatch_store
+from shared.clock import Clock
+from shared.ids import JobId, TeamId
+from shared.job_index import Queue
 from shared.job_store import JobStore
-from shared.jobs import JobRecord, JobStatus
+from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import connect, run
-from shared.queue import QUEUE, make_celery
+from shared.queue import QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, Settings
-from tests.samples import record, start
+from shared.transitions import cancel, fail_attempt, finish
+from tests import queues
+from tests.samples import MODEL, record, start, variations_of
 
 STORE = JobStore(timedelta(seconds=1))
 SETTINGS = Settings(
@@ -24,13 +30,18 @@ SETTINGS = Settings(
 
 
 @pytest.fixture
-def dispatcher(valkey: str, records: redis.Redis) -> Dispatcher:
-    run(records, dispatch_store.announce_worker("one", 2, timedelta(minutes=1)))
-    return Dispatcher(SETTINGS, records, make_celery(f"{valkey}/1"))
+def broker(valkey: str) -> Broker:
+    return Broker(f"{valkey}/1")
 
 
-def accept(records: redis.Redis) -> JobId:
-    job = record()
+@pytest.fixture
+def dispatcher(broker: Broker, records: redis.Redis) -> Dispatcher:
+    run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+    return Dispatcher(SETTINGS, records, broker, Clock())
+
+
+def accept(records: redis.Redis, **fields: object) -> JobId:
+    job = record(created_at=datetime.now(UTC)).model_copy(update=fields)
     run(records, STORE.accept(job))
     return job.id
 
@@ -66,29 +77,179 @@ def test_a_restart_of_the_records_server_does_too(
     assert stored(records, job_id).status is JobStatus.RUNNING
 
 
-def test_a_lost_message_does_not_starve_its_job_while_all_slots_are_busy(
+def test_a_message_that_neither_broker_nor_worker_has_is_sent_again(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
+) -> None:
+    first, second = accept(records), accept(records)
+    dispatcher.round()
+    assert broker.waiting() == {first, second}
+    with connect(f"{valkey}/1") as client:
+        client.rpop(QUEUE)  # a worker took it and was killed before it could claim
+    assert broker.waiting() == {second}
+    dispatcher.round()
+    assert broker.waiting() == {second}  # it may be on its way to a claim
+    time.sleep(1.1)
+    dispatcher.round()
+    assert broker.waiting() == {first, second}
+    with connect(f"{valkey}/1") as client:
+        assert client.llen(QUEUE) == 2
+
+
+def test_a_message_that_waits_for_a_busy_worker_is_not_sent_again(
     dispatcher: Dispatcher, records: redis.Redis, valkey: str
 ) -> None:
-    first = accept(records)
+    accept(records)
     dispatcher.round()
-    with connect(f"{valkey}/1") as broker:
-        broker.delete(QUEUE)  # a worker took it and was killed before it could claim
-        younger = [accept(records), accept(records)]
-        dispatcher.round()
-        for job_id in younger:
-            run(records, STORE.update(job_id, start))
-        time.sleep(1.1)
-        broker.delete(QUEUE)
-        dispatcher.round()
-        messages = broker.lrange(QUEUE, 0, -1)
-    assert any(first in str(message) for message in messages)
+    time.sleep(1.1)
+    dispatcher.round()
+    with connect(f"{valkey}/1") as client:
+        assert client.llen(QUEUE) == 1
 
 
-def test_only_the_leader_acts(dispatcher: Dispatcher, records: redis.Redis, valkey: str) -> None:
-    standby = Dispatcher(SETTINGS, records, make_celery(f"{valkey}/1"))
+def test_a_job_that_ended_while_its_message_was_lost_is_forgotten(
+    dispatcher: Dispatcher, records: redis.Redis, valkey: str
+) -> None:
+    job_id = accept(records)
+    dispatcher.round()
+    run(records, STORE.update(job_id, partial(cancel, now=datetime.now(UTC))))
+    records.zadd("jobs:published", {job_id: 1})  # as if it had been marked in that moment
+    with connect(f"{valkey}/1") as client:
+        client.delete(QUEUE)
+        dispatcher.round()
+        assert client.llen(QUEUE) == 0
+    assert run(records, queues.published_jobs()) == []
+
+
+def test_only_the_leader_acts(dispatcher: Dispatcher, broker: Broker, records: redis.Redis) -> None:
+    standby = Dispatcher(SETTINGS, records, broker, Clock())
     assert dispatcher.round()
     accept(records)
     assert not standby.round()
-    assert run(records, dispatch_store.published_jobs()) == {}
+    assert run(records, queues.published_jobs()) == []
     assert dispatcher.round()
-    assert len(run(records, dispatch_store.published_jobs())) == 1
+    assert len(run(records, queues.published_jobs())) == 1
+
+
+def test_no_more_is_published_than_workers_can_take_and_teams_take_turns(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    greedy = [accept(records) for _ in range(5)]
+    for name in ("team:late", "team:team"):
+        records.hset(name, mapping={"credit": 10**9})
+    late = accept(records, team_id=TeamId("late"))
+    dispatcher.round()  # two slots and the headroom
+    assert broker.waiting() == {greedy[0], greedy[1], late}
+
+
+def test_a_job_past_its_deadline_ends_where_it_is(dispatcher: Dispatcher, broker: Broker, records: redis.Redis) -> None:
+    soon = timedelta(milliseconds=300)
+    late = accept(records, max_queue=soon)
+    slow = accept(records, max_run=soon)
+    in_time = accept(records, max_queue=timedelta(hours=1), max_run=timedelta(hours=1))
+    run(records, STORE.update(slow, partial(start_now)))
+    time.sleep(0.4)
+    dispatcher.round()
+    for job_id, what in ((late, "waited longer than the 0.3 s"), (slow, "ran longer than the 0.3 s")):
+        ended = stored(records, job_id)
+        assert ended.failure is not None
+        assert (ended.status, ended.failure.code) == (JobStatus.FAILED, "DEADLINE_EXCEEDED")
+        assert what in ended.failure.message
+    assert stored(records, in_time).status is JobStatus.QUEUED
+    assert broker.waiting() == {in_time}
+    assert records.hget("team:team", "credit") == str(1_000_000 - 1000)
+
+
+def start_now(job: JobRecord) -> JobRecord:
+    running = start(job)
+    return running.model_copy(update={"started_at": datetime.now(UTC)})
+
+
+def test_a_queued_job_that_no_queue_holds_is_found(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    job_id = accept(records)
+    queue = Queue(Lane.NORMAL, TeamId("team"))
+    records.delete(queue.place, "queue:work")  # as the release before left it
+    dispatcher.round()
+    assert broker.waiting() == {job_id}
+    assert run(records, dispatch_store.backlog())[queue] > 0
+
+
+def test_a_queue_that_is_empty_is_forgotten_and_one_that_fills_again_is_not(
+    dispatcher: Dispatcher, records: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = accept(records)
+    dispatcher.round()
+    run(records, STORE.update(job_id, partial(cancel, now=datetime.now(UTC))))
+    assert list(run(records, dispatch_store.backlog()).values()) == [0]
+    monkeypatch.setattr(dispatcher, "_repair_at", 0)
+    dispatcher.round()
+    assert run(records, dispatch_store.backlog()) == {}
+    queue = Queue(Lane.NORMAL, TeamId("team"))
+    accept(records)
+    run(records, dispatch_store.drop_empty([queue]))
+    assert list(run(records, dispatch_store.backlog())) == [queue]
+
+
+def test_the_dispatcher_tells_what_waits(dispatcher: Dispatcher, records: redis.Redis) -> None:
+    life = dispatch_store.WorkerLife(slots=2, speed=500)
+    run(records, dispatch_store.announce_worker("one", life, timedelta(minutes=1)))
+    running, *waiting = [accept(records) for _ in range(6)]
+    run(records, STORE.update(running, start))
+    dispatcher.round()
+    told = run(records, backlog.read())
+    work = stored(records, running).parameters.work
+    assert (told.published, told.running, told.running_work) == (0, 1, work)
+    assert told.waiting == {"normal:team": (3, 5 * work)}  # two were published in this round
+    assert (told.workers, told.slots, told.speed) == (1, 2, 500)
+    report = run(records, STORE.report(waiting[2]))
+    assert report is not None
+    assert report.estimated_seconds == pytest.approx(work * 1.5 / 500, rel=0.01)
+    assert report.queue_position == 1
+
+
+def test_a_leader_that_ends_lets_another_lead_at_once(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    stop = Event()
+    stop.set()
+    assert dispatcher.round()
+    dispatcher.run(stop)
+    assert Dispatcher(SETTINGS, records, broker, Clock()).round()
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other_from_its_worker(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    odd, lost = accept(records), accept(records)
+    for job_id in (odd, lost):
+        run(records, STORE.update(job_id, start))
+        records.delete(f"lease:{job_id}")
+    records.hset(f"job:{odd}", "record", "{}")
+    dispatcher.round()
+    time.sleep(1.1)
+    dispatcher.round()
+    assert stored(records, lost).failed_attempts == 1
+    assert broker.waiting() == {lost}
+
+
+def test_a_job_that_failed_or_finished_leaves_no_trace_in_the_queues(
+    dispatcher: Dispatcher, records: redis.Redis
+) -> None:
+    failed, finished = accept(records), accept(records)
+    for job_id in (failed, finished):
+        run(records, STORE.update(job_id, start))
+    give_up = partial(fail_attempt, attempt=1, reason="x", limit=1, now=datetime.now(UTC))
+    run(records, STORE.update(failed, give_up))
+    done = partial(
+        finish,
+        attempt=1,
+        variations=variations_of(stored(records, finished)),
+        model=MODEL,
+        timings={},
+        now=datetime.now(UTC),
+    )
+    run(records, STORE.update(finished, done))
+    dispatcher.round()
+    assert records.keys("queue:*") == []
+    assert records.keys("jobs:expiring") == []

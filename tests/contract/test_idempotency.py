@@ -5,13 +5,13 @@ import redis
 
 from shared import assets
 from shared.assets import Asset
-from shared.dispatch_store import queued_jobs
 from shared.errors import IdempotencyKeyReused, InsufficientCredits
 from shared.idempotency import Once, fingerprint, keyed, retried
 from shared.ids import AssetKey, KeyId, TeamId, UserId
 from shared.job_store import JobStore
 from shared.programs import run
 from shared.teams import get_team
+from tests.queues import queued_jobs
 from tests.samples import NOW, PRICE, fund, record
 from tests.together import run_together
 
@@ -37,7 +37,7 @@ def test_a_fingerprint_is_of_what_is_asked_not_of_how_it_is_written() -> None:
 def test_the_same_request_with_the_same_key_is_one_job_and_paid_once(records: redis.Redis) -> None:
     once, first = keyed(TEAM, "order 5", ASKED), record()
     assert {run(records, STORE.accept(job, once=once)) for job in (first, record(), record())} == {first.id}
-    assert run(records, queued_jobs(9)) == [first.id]
+    assert run(records, queued_jobs()) == [first.id]
     assert spent(records) == PRICE
 
 
@@ -46,7 +46,7 @@ def test_another_request_with_the_same_key_is_refused(records: redis.Redis) -> N
     run(records, STORE.accept(first, once=keyed(TEAM, "order 5", ASKED)))
     with pytest.raises(IdempotencyKeyReused):
         run(records, STORE.accept(record(), once=keyed(TEAM, "order 5", fingerprint("something else"))))
-    assert run(records, queued_jobs(9)) == [first.id]
+    assert run(records, queued_jobs()) == [first.id]
     assert spent(records) == PRICE
 
 
@@ -72,13 +72,13 @@ def test_a_request_that_was_refused_may_be_sent_again(records: redis.Redis) -> N
 def test_a_repeat_is_found_even_when_the_team_could_not_pay_again(records: redis.Redis) -> None:
     once, first = keyed(TEAM, "order 5", ASKED), record()
     fund(records, team_credit=PRICE)
-    assert {run(records, STORE.accept(job, open_jobs=1, once=once)) for job in (first, record())} == {first.id}
+    assert {run(records, STORE.accept(job, most_open=1, once=once)) for job in (first, record())} == {first.id}
 
 
 def test_of_twenty_twins_at_the_same_time_one_becomes_a_job(records: redis.Redis, valkey: str) -> None:
     once = keyed(TEAM, "order 5", ASKED)
     found = run_together(valkey, (STORE.accept(record(), once=once) for _ in range(20)))
-    assert [*set(found)] == run(records, queued_jobs(99))
+    assert [*set(found)] == run(records, queued_jobs())
     assert len(set(found)) == 1
     assert spent(records) == PRICE
 

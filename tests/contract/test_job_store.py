@@ -13,10 +13,13 @@ import redis
 from shared import assets, dispatch_store
 from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
-from shared.job_store import COMPLETIONS, JobStore, Progress
+from shared.dispatch_store import Shares, WorkerLife
+from shared.job_index import COMPLETIONS
+from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord, JobStatus
 from shared.programs import Program, connect_async, run, run_async
 from shared.transitions import fail, fail_attempt, finish, hand_back
+from tests import queues
 from tests.samples import MODEL, NOW, PRICE, record, start, variations_of
 
 STORE = JobStore(timedelta(seconds=1))
@@ -52,7 +55,7 @@ def test_an_accepted_job_is_found_again_and_stands_in_the_queue(do: Do) -> None:
     assert do(STORE.accept(first))
     assert do(STORE.get(first.id)) == first
     assert do(STORE.report(second.id)).queue_position == 2
-    assert do(dispatch_store.queued_jobs(5)) == [first.id, second.id]
+    assert do(queues.queued_jobs()) == [first.id, second.id]
 
 
 def test_a_job_whose_acceptance_is_sent_twice_is_stored_and_paid_once(do: Do, records: redis.Redis) -> None:
@@ -72,12 +75,16 @@ def test_an_unknown_job_cannot_be_changed(do: Do) -> None:
 def test_a_claim_moves_the_job_and_takes_its_lease(do: Do) -> None:
     job = record()
     do(STORE.accept(job))
-    do(dispatch_store.mark_published([job.id]))
+    (waiting,) = do(dispatch_store.waiting(list(do(dispatch_store.backlog())), 9))
+    assert do(dispatch_store.mark_published([waiting], Shares(1, {waiting.queue.team_id: 1}), 5))
+    assert do(queues.published_jobs()) == [job.id]
+    assert not do(dispatch_store.mark_published([waiting], Shares(1, {waiting.queue.team_id: 1}), 5))
     running = do(STORE.update(job.id, start))
     assert do(STORE.get(job.id)) == running
-    assert do(dispatch_store.queued_jobs(5)) == []
-    assert do(dispatch_store.published_jobs()) == {}
-    assert do(dispatch_store.running_count()) == 1
+    assert do(queues.queued_jobs()) == []
+    assert do(queues.published_jobs()) == []
+    assert do(dispatch_store.running_jobs()) == [job.id]
+    assert do(dispatch_store.backlog()) == {waiting.queue: 0}
     assert do(STORE.unleased()) == []
 
 
@@ -86,7 +93,7 @@ def test_a_transition_that_raises_changes_nothing(do: Do) -> None:
     do(STORE.accept(job))
     running = do(STORE.update(job.id, start))
     with pytest.raises(LeaseLost):
-        do(STORE.update(job.id, partial(hand_back, attempt=2)))
+        do(STORE.update(job.id, partial(hand_back, attempt=2, now=NOW)))
     assert do(STORE.get(job.id)) == running
 
 
@@ -98,7 +105,7 @@ def test_a_change_that_comes_between_makes_the_transition_run_again(do: Do, reco
     def claim_after_another_came_and_went(before: JobRecord) -> JobRecord:
         if not seen:
             other = run(records, STORE.update(job.id, start))
-            run(records, STORE.update(job.id, partial(hand_back, attempt=other.attempt)))
+            run(records, STORE.update(job.id, partial(hand_back, attempt=other.attempt, now=NOW)))
         seen.append(before.attempt)
         return start(before)
 
@@ -156,7 +163,7 @@ def test_a_lease_lapses_and_the_job_is_taken_back_to_its_old_place(do: Do) -> No
     time.sleep(1.1)
     assert do(STORE.unleased()) == [job.id]
     assert do(STORE.take_back(job.id, lose)).status is JobStatus.QUEUED
-    assert do(dispatch_store.queued_jobs(5)) == [job.id, younger.id]
+    assert do(queues.queued_jobs()) == [job.id, younger.id]
     with pytest.raises(LeaseLost):
         do(STORE.renew(job.id, 1, None))
 
@@ -200,7 +207,7 @@ def test_progress_ends_with_the_attempt(do: Do) -> None:
     do(STORE.accept(job))
     do(STORE.update(job.id, start))
     do(STORE.renew(job.id, 1, Progress(3, 28)))
-    do(STORE.update(job.id, partial(hand_back, attempt=1)))
+    do(STORE.update(job.id, partial(hand_back, attempt=1, now=NOW)))
     do(STORE.update(job.id, start))
     assert do(STORE.report(job.id)).progress is None
 
@@ -219,11 +226,11 @@ def test_two_dispatchers_never_lead_at_once(do: Do) -> None:
 
 
 def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do) -> None:
-    do(dispatch_store.announce_worker("one", 2, timedelta(seconds=0.3)))
-    do(dispatch_store.announce_worker("two", 3, timedelta(seconds=9)))
-    assert do(dispatch_store.living_workers()) == {"one": 2, "two": 3}
+    do(dispatch_store.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
+    do(dispatch_store.announce_worker("two", WorkerLife(slots=3, speed=1.5), timedelta(seconds=9)))
+    assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": WorkerLife(3, 1.5)}
     time.sleep(0.4)
-    assert do(dispatch_store.living_workers()) == {"two": 3}
+    assert do(dispatch_store.living_workers()) == {"two": WorkerLife(3, 1.5)}
     do(dispatch_store.retire_worker("two"))
     assert do(dispatch_store.living_workers()) == {}
 
@@ -252,7 +259,7 @@ def test_a_full_server_refuses_a_job_whole(do: Do, records: redis.Redis) -> None
         do(STORE.accept(job))
     records.config_set("maxmemory", "0")
     assert do(STORE.get(job.id)) is None
-    assert do(dispatch_store.queued_jobs(5)) == []
+    assert do(queues.queued_jobs()) == []
 
 
 def test_an_error_that_is_not_understood_passes_as_it_is(records: redis.Redis) -> None:

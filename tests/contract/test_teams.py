@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import redis
 
-from shared.dispatch_store import queued_jobs
 from shared.errors import InsufficientCredits, InvalidRequest, ModelFailed, NotFound, TooManyRequests
 from shared.ids import TeamId, UserId
 from shared.job_store import JobStore
@@ -21,8 +20,10 @@ from shared.teams import (
     list_teams,
     set_credit,
     set_limit,
+    webhook_secret,
 )
 from shared.transitions import Transition, cancel, erase, fail, fail_attempt, finish, hand_back
+from tests.queues import queued_jobs
 from tests.samples import MODEL, NOW, PRICE, fund, record, start, variations_of
 from tests.together import run_together
 
@@ -103,8 +104,15 @@ def test_twenty_jobs_at_once_with_credit_for_three_are_exactly_three(records: re
     fund(records, team_credit=3 * PRICE + 999)
     outcomes = run_together(valkey, (STORE.accept(record()) for _ in range(20)))
     assert [type(outcome) for outcome in outcomes].count(InsufficientCredits) == 17
-    assert sorted(run(records, queued_jobs(99))) == sorted(found for found in outcomes if isinstance(found, str))
+    assert sorted(run(records, queued_jobs())) == sorted(found for found in outcomes if isinstance(found, str))
     assert left(records) == (999, 1_000_000 - 3 * PRICE)
+
+
+def test_everybody_who_asks_first_for_a_webhook_secret_is_told_the_same(records: redis.Redis, valkey: str) -> None:
+    ada, bob = (run(records, ensure_user(team, "Ada")) for team in ("shop", "lake"))
+    (secret,) = set(run_together(valkey, (webhook_secret(ada.team_id) for _ in range(20))))
+    assert run(records, webhook_secret(bob.team_id)) != secret
+    assert secret not in repr(run(records, get_team(ada.team_id)))
 
 
 def test_a_teams_credit_is_what_it_has_to_spend_from_now_on(records: redis.Redis) -> None:
@@ -141,23 +149,23 @@ def test_a_limit_that_changes_while_jobs_come_loses_none_of_their_prices(records
 def test_a_team_with_too_many_open_jobs_waits_until_one_ends(records: redis.Redis) -> None:
     first, second, third = record(), record(), record()
     for job in (first, second):
-        run(records, STORE.accept(job, open_jobs=2))
+        run(records, STORE.accept(job, most_open=2))
     run(records, STORE.update(first.id, start))
     with pytest.raises(TooManyRequests, match="the team has 2 jobs that wait or run") as refused:
-        run(records, STORE.accept(third, open_jobs=2))
+        run(records, STORE.accept(third, most_open=2))
     assert 1 <= refused.value.retry_after <= 60
     assert left(records) == (1_000_000 - 2 * PRICE,) * 2
-    run(records, STORE.update(first.id, partial(hand_back, attempt=1)))
+    run(records, STORE.update(first.id, partial(hand_back, attempt=1, now=NOW)))
     with pytest.raises(TooManyRequests):
-        run(records, STORE.accept(third, open_jobs=2))
+        run(records, STORE.accept(third, most_open=2))
     run(records, STORE.update(second.id, partial(cancel, now=NOW)))
-    assert run(records, STORE.accept(third, open_jobs=2)) == third.id
+    assert run(records, STORE.accept(third, most_open=2)) == third.id
     other = run(records, ensure_user("shop", "Ada"))
-    assert run(records, STORE.accept(job_of(other), open_jobs=1))
+    assert run(records, STORE.accept(job_of(other), most_open=1))
 
 
 def test_twenty_jobs_at_once_do_not_pass_the_most_that_may_be_open(records: redis.Redis, valkey: str) -> None:
-    outcomes = run_together(valkey, (STORE.accept(record(), open_jobs=5) for _ in range(20)))
+    outcomes = run_together(valkey, (STORE.accept(record(), most_open=5) for _ in range(20)))
     assert [type(outcome) for outcome in outcomes].count(TooManyRequests) == 15
     assert left(records) == (1_000_000 - 5 * PRICE,) * 2
 
@@ -219,5 +227,5 @@ def test_an_attempt_that_goes_back_to_the_queue_keeps_its_price_reserved(records
     run(records, STORE.update(job.id, start))
     run(records, STORE.update(job.id, partial(fail_attempt, attempt=1, reason="silent", limit=3, now=NOW)))
     run(records, STORE.update(job.id, start))
-    run(records, STORE.update(job.id, partial(hand_back, attempt=2)))
+    run(records, STORE.update(job.id, partial(hand_back, attempt=2, now=NOW)))
     assert left(records) == (1_000_000 - PRICE,) * 2

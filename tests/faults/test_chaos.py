@@ -19,7 +19,8 @@ import redis
 
 from shared.errors import NotFound, RecordsUnavailable
 from shared.ids import AssetKey, JobId
-from shared.job_store import COMPLETIONS, JobStore
+from shared.job_index import COMPLETIONS
+from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.programs import connect, run

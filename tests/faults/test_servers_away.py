@@ -26,7 +26,7 @@ from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.queue import QUEUE
 from shared.transitions import finish
-from tests import servers
+from tests import queues, servers
 from tests.samples import MODEL, NOW, encoded, fund, picture, record, start, variations_of
 from tests.servers import wait_until
 from tests.stack import feature, upload
@@ -95,7 +95,7 @@ def test_an_accepted_job_survives_the_death_of_the_records_server(tmp_path: Path
         os.kill(_pid(records), signal.SIGKILL)
     with servers.valkey(tmp_path) as url, connect(url) as records:
         assert [run(records, STORE.get(job.id)) for job in jobs] == jobs
-        assert set(run(records, dispatch_store.queued_jobs(99))) == {job.id for job in jobs}
+        assert set(run(records, queues.queued_jobs())) == {job.id for job in jobs}
 
 
 def test_a_process_refuses_a_records_server_that_could_forget_with_one_clear_line(tmp_path: Path, s3: str) -> None:
@@ -134,7 +134,7 @@ def dispatcher(tmp_path: Path, valkey: str, s3: str) -> Iterator[redis.Redis]:
         connect(valkey) as records,
     ):
         wait_until(lambda: run(records, dispatch_store.leader()))
-        run(records, dispatch_store.announce_worker("one", 2, timedelta(minutes=1)))
+        run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
         yield broker
 
 
@@ -143,11 +143,11 @@ def test_no_more_is_published_than_workers_can_take(dispatcher: redis.Redis, rec
     for job in jobs:
         run(records, STORE.accept(job))
     wait_until(lambda: dispatcher.llen(QUEUE) == 3)  # two slots and the headroom
-    assert set(run(records, dispatch_store.published_jobs())) == {job.id for job in jobs[:3]}
+    assert set(run(records, queues.published_jobs())) == {job.id for job in jobs[:3]}
     run(records, STORE.update(jobs[0].id, start))
     run(records, STORE.update(jobs[1].id, start))
     time.sleep(0.5)
-    assert set(run(records, dispatch_store.published_jobs())) == {jobs[2].id}
+    assert set(run(records, queues.published_jobs())) == {jobs[2].id}
 
 
 def test_jobs_whose_messages_a_wiped_broker_lost_are_published_again(
@@ -189,7 +189,7 @@ def test_a_second_dispatcher_takes_over_when_the_first_is_killed(tmp_path: Path,
         fund(records)
         wait_until(lambda: run(records, dispatch_store.leader()))
         with servers.process(command, tmp_path / "2.log", environment):
-            run(records, dispatch_store.announce_worker("one", 2, timedelta(minutes=1)))
+            run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
             time.sleep(1.5)
             first.kill()
             first.wait()
@@ -211,7 +211,7 @@ def test_a_blocked_caller_is_answered_when_the_api_must_go(
         wait_until(lambda: servers.listens(port))
         source = upload(client, encoded(picture(), "PNG"))["key"]
         blocked = pool.submit(feature, client, source, wait=True)
-        wait_until(lambda: run(records, dispatch_store.queued_jobs(1)))
+        wait_until(lambda: run(records, queues.queued_jobs()))
         api.terminate()
         assert blocked.result(5)["status"] == "PROCESSING"
         assert api.wait(10) == 0
@@ -228,8 +228,8 @@ def test_a_blocked_caller_gets_its_job_although_the_records_server_was_restarted
             client = living.enter_context(httpx.Client(base_url=api_url, headers=headers, timeout=30))
             source = upload(client, encoded(picture(), "PNG"))["key"]
             blocked = pool.submit(feature, client, source, wait=True)
-            wait_until(lambda: run(records, dispatch_store.queued_jobs(1)))
-            (job_id,) = run(records, dispatch_store.queued_jobs(1))
+            wait_until(lambda: run(records, queues.queued_jobs()))
+            (job_id,) = run(records, queues.queued_jobs())
         time.sleep(1)
         assert not blocked.done()
         with servers.valkey(folder, port=port) as url, connect(url) as records:

@@ -57,6 +57,9 @@ ROUTES: dict[tuple[str, str], list[Ask]] = {
         lambda client, things: client.post("/api/features", json=submission(things.variation)),
     ],
     ("GET", "/api/results/{uuid}"): [lambda client, things: client.get(f"/api/results/{things.uuid}")],
+    ("GET", "/api/results"): [lambda client, _: client.get("/api/results")],
+    ("POST", "/api/results/{uuid}/cancel"): [lambda client, things: client.post(f"/api/results/{things.uuid}/cancel")],
+    ("GET", "/api/results/{uuid}/events"): [lambda client, things: client.get(f"/api/results/{things.uuid}/events")],
     ("DELETE", "/api/results/{uuid}"): [lambda client, things: client.delete(f"/api/results/{things.uuid}")],
     ("GET", "/images/{name}"): [
         lambda client, things: client.get(f"/{things.asset}"),
@@ -109,6 +112,12 @@ def test_another_teams_things_are_as_if_they_did_not_exist(
             assert theirs.status_code == nothing.status_code
             assert named(theirs.text, things) == named(nothing.text, NOTHING)
             assert theirs.status_code in {400, 404} or theirs.json() == {"aiRecord": None}
+
+
+def test_a_list_has_the_own_teams_jobs_alone(stack: Stack, client: httpx.Client, things: Things) -> None:
+    assert things.uuid in client.get("/api/results").text
+    with stack.client(stack.new_key("team-a")) as stranger:
+        assert stranger.get("/api/results").json() == {"aiRecords": [], "nextCursor": None}
 
 
 def test_the_owner_still_has_everything(client: httpx.Client, things: Things) -> None:

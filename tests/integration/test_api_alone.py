@@ -16,7 +16,7 @@ import pytest
 import redis
 import trustme
 
-from shared import assets, dispatch_store
+from shared import assets
 from shared.assets import Asset
 from shared.errors import NotFound
 from shared.ids import AssetKey, JobId
@@ -26,7 +26,7 @@ from shared.keys import check_key, create_key
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.transitions import finish
-from tests import servers
+from tests import queues, servers
 from tests.samples import MODEL, NOW, encoded, picture, start, variations_of
 from tests.servers import wait_until
 from tests.tls_servers import Names, Pictures, listening, reply
@@ -64,13 +64,23 @@ def alone(
         yield Alone(client, records, objects, key)
 
 
-def submit(alone: Alone, image: str, *, blocking: bool = False) -> httpx.Response:
+def submit(alone: Alone, image: str, *, blocking: bool = False, **more: Any) -> httpx.Response:
     body = {"type": "IMAGE_VARIATOR", "model": "black-forest-labs/flux-redux-dev", "promptObject": {"imageUrl": image}}
-    return alone.client.post("/api/features", json=body | {"async": not blocking})
+    return alone.client.post("/api/features", json=body | {"async": not blocking} | more)
 
 
 def upload(alone: Alone) -> str:
     return str(alone.client.post("/api/assets", files={"asset": IMAGE}).json()["asset"]["key"])
+
+
+def test_a_record_shows_its_webhook_and_a_wrong_one_is_named(alone: Alone) -> None:
+    image, url = upload(alone), "https://example.com/jobs"
+    answer = submit(alone, image, webhook=url, webhookEvents=["job.started"])
+    shown = answer.json()["aiRecord"]["additionalData"]["webhook"]
+    assert shown == {"url": url, "events": ["job.started"], "deliveries": []}
+    refused = submit(alone, image, webhook="http://example.com/jobs")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["details"][0]["field"] == "webhook"
 
 
 def test_when_a_wait_runs_out_the_record_says_processing(alone: Alone) -> None:
@@ -254,7 +264,7 @@ def test_an_upload_that_is_repeated_is_answered_from_the_record_and_not_stored_a
 def end_as_a_worker(alone: Alone, flagged: int) -> None:
     """Take the one queued job and end it with so many of its variations flagged."""
     wait_until(alone.queued)
-    (job_id,) = run(alone.records, dispatch_store.queued_jobs(1))
+    (job_id,) = run(alone.records, queues.queued_jobs())
     job = run(alone.records, STORE.update(job_id, start))
     withheld = tuple(Flagged(seed=seed, score=0.9) for seed in job.parameters.seeds[:flagged])
     made = variations_of(job)[flagged:]

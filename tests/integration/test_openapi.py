@@ -24,7 +24,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from shared import dispatch_store
 from shared.errors import IllegalTransition, LeaseLost
 from shared.ids import JobId
 from shared.job_store import JobStore
@@ -34,7 +33,7 @@ from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import Settings
 from shared.transitions import claim, finish
-from tests import servers
+from tests import queues, servers
 from tests.samples import MODEL, NOW, encoded, picture, variations_of
 from tests.stack import feature, upload
 
@@ -125,7 +124,7 @@ def end_jobs(url: str, objects: ObjectStore, stop: Event) -> None:
     seen: set[JobId] = set()
     with connect(url) as records:
         while not stop.wait(0.01):
-            for job_id in set(run(records, dispatch_store.queued_jobs(10_000))) - seen:
+            for job_id in set(run(records, queues.queued_jobs())) - seen:
                 seen.add(job_id)
                 job = run(records, STORE.get(job_id))
                 with suppress(LeaseLost, IllegalTransition):  # its owner deleted it meanwhile

@@ -1,5 +1,70 @@
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from api.dispatch_policy import choose, window
-from shared.ids import JobId
+from shared.dispatch_store import Shares, Waiting
+from shared.ids import JobId, TeamId
+from shared.job_index import Queue
+from shared.jobs import Lane
+
+AGEING = timedelta(seconds=300)
+SECOND = 1_000_000  #: in microseconds
+
+
+def job(team: str, number: int, work: int = 10, lane: Lane = Lane.NORMAL, accepted_us: int | None = None) -> Waiting:
+    at = number if accepted_us is None else accepted_us
+    return Waiting(JobId(f"{team}-{lane}-{number:04}"), Queue(lane, TeamId(team)), at, work)
+
+
+def jobs(team: str, count: int, work: int = 10, lane: Lane = Lane.NORMAL) -> list[Waiting]:
+    return [job(team, number, work, lane) for number in range(count)]
+
+
+class Dispatcher:
+    """Shows :func:`choose` the oldest jobs of each queue, round by round, as the real one does."""
+
+    def __init__(self, waiting: Iterable[Waiting] = (), now_us: int = 0) -> None:
+        self.queues: dict[Queue, list[Waiting]] = {}
+        self.given = Shares(0, {})
+        self.now_us = now_us
+        self.add(waiting)
+
+    def add(self, waiting: Iterable[Waiting]) -> None:
+        for each in waiting:
+            self.queues.setdefault(each.queue, []).append(each)
+
+    def round(self, count: int = 1) -> list[Waiting]:
+        shown = [each for queue in self.queues.values() for each in queue[: count + 1]]
+        chosen, self.given = choose(shown, self.given, count=count, now_us=self.now_us, ageing=AGEING)
+        for each in chosen:
+            self.queues[each.queue].remove(each)
+        return chosen
+
+    def all(self, count: int = 1) -> list[Waiting]:
+        chosen = []
+        while batch := self.round(count):
+            chosen += batch
+        return chosen
+
+
+def work_of(chosen: Iterable[Waiting], team: str) -> int:
+    return sum(each.work for each in chosen if each.queue.team_id == team)
+
+
+def teams_of(chosen: Iterable[Waiting]) -> str:
+    return "".join(each.queue.team_id for each in chosen)
+
+
+def unfairness(chosen: Sequence[Waiting], teams: str) -> int:
+    """The most that one team was ever ahead of another, while both still had jobs."""
+    last = {team: max(place for place, each in enumerate(chosen) if each.queue.team_id == team) for team in teams}
+    both = chosen[: min(last.values())]
+    got = [[work_of(both[:end], team) for team in teams] for end in range(len(both) + 1)]
+    return max(max(each) - min(each) for each in got)
 
 
 def test_as_many_messages_as_there_are_free_slots_and_the_headroom() -> None:
@@ -13,7 +78,130 @@ def test_nothing_is_published_while_no_worker_lives() -> None:
     assert window(slots=0, running=0, under_way=0, headroom=1) == 0
 
 
-def test_the_oldest_that_are_not_under_way_come_first() -> None:
-    jobs = [JobId(name) for name in "abcd"]
-    assert choose(jobs, {jobs[0], jobs[2]}, 5) == ["b", "d"]
-    assert choose(jobs, set(), 2) == ["a", "b"]
+def test_a_late_team_with_few_jobs_does_not_wait_behind_a_thousand() -> None:
+    dispatcher = Dispatcher(jobs("a", 1000, work=3))
+    for _ in range(100):
+        dispatcher.round()
+    dispatcher.add(job("b", 5000 + number, work=30) for number in range(10))
+    together = dispatcher.all()
+    assert unfairness(together, "ab") <= 30
+    assert len(together) == 910
+    assert teams_of(together[:110]).count("b") == 10
+
+
+@given(
+    works=st.lists(st.lists(st.integers(1, 100), min_size=1, max_size=12), min_size=2, max_size=4),
+    count=st.integers(1, 4),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_two_teams_got_differs_by_no_more_than_a_job_while_both_wait(works: list[list[int]], count: int) -> None:
+    teams = "abcd"[: len(works)]
+    waiting = [job(team, n, work) for team, own in zip(teams, works, strict=True) for n, work in enumerate(own)]
+    chosen = Dispatcher(waiting).all(count)
+    assert sorted(chosen) == sorted(waiting)
+    largest = max(each.work for each in waiting)
+    for one in teams:
+        for other in teams.replace(one, ""):
+            assert unfairness([each for each in chosen if each.queue.team_id in one + other], one + other) <= largest
+
+
+@given(
+    waiting=st.lists(
+        st.builds(
+            job,
+            st.sampled_from("abc"),
+            st.integers(0, 9999),
+            st.integers(1, 50),
+            st.sampled_from(Lane),
+            st.integers(0, 900 * SECOND),
+        ),
+        unique_by=lambda each: each.job_id,
+        max_size=20,
+    ),
+    count=st.integers(0, 30),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_batch_has_no_job_twice_none_too_many_and_one_order(waiting: list[Waiting], count: int) -> None:
+    ordered = sorted(waiting, key=lambda each: (each.accepted_us, each.job_id))
+    now_us = 1000 * SECOND
+    chosen, given_then = choose(ordered, Shares(0, {}), count=count, now_us=now_us, ageing=AGEING)
+    assert len(chosen) == len(set(chosen)) == min(count, len(waiting))
+    for queue in {each.queue for each in waiting}:
+        own = [each for each in ordered if each.queue == queue]
+        assert [each for each in chosen if each.queue == queue] == own[: sum(each.queue == queue for each in chosen)]
+    by_queue = sorted(ordered, key=lambda each: each.queue)  # the queues' order says nothing
+    assert choose(by_queue, Shares(0, {}), count=count, now_us=now_us, ageing=AGEING) == (chosen, given_then)
+
+
+def test_many_rounds_of_one_share_the_work_as_one_round_of_many() -> None:
+    waiting = [*jobs("a", 60, work=1), *jobs("b", 6, work=10), *jobs("c", 20, work=3)]
+    assert Dispatcher(waiting).all(count=1) == Dispatcher(waiting).all(count=99)
+
+
+def test_previews_go_first_and_low_jobs_last() -> None:
+    waiting = [*jobs("a", 2, lane=Lane.LOW), *jobs("b", 2), *jobs("c", 2, lane=Lane.PREVIEW)]
+    chosen = Dispatcher(waiting).all(count=2)
+    assert [each.queue.lane for each in chosen] == [Lane.PREVIEW] * 2 + [Lane.NORMAL] * 2 + [Lane.LOW] * 2
+
+
+def test_a_preview_counts_among_what_its_team_was_given() -> None:
+    dispatcher = Dispatcher([job("a", 0, 50, Lane.PREVIEW), *jobs("a", 20), *jobs("b", 20)])
+    assert teams_of(dispatcher.all()[:7]) == "abbbbba"
+
+
+def test_a_job_that_waits_moves_up_a_lane_at_a_time() -> None:
+    for waited, expected in ((299, "nl"), (300, "ln"), (599, "pln"), (601, "lpn")):
+        now_us = 1000 * SECOND
+        low = job("l", 0, lane=Lane.LOW, accepted_us=now_us - waited * SECOND)
+        fresh = [
+            job("n", 1, accepted_us=now_us),
+            *([job("p", 2, lane=Lane.PREVIEW, accepted_us=now_us)] * (waited > 500)),
+        ]
+        assert teams_of(Dispatcher([low, *fresh], now_us).all(count=9)) == expected, waited
+
+
+def test_nobody_starves_behind_a_stream_of_previews() -> None:
+    dispatcher = Dispatcher([job("l", 0, work=100, lane=Lane.LOW, accepted_us=0)])
+    for second in range(1000):
+        dispatcher.now_us = second * SECOND
+        dispatcher.add([job("p", second, lane=Lane.PREVIEW, accepted_us=dispatcher.now_us)])
+        if teams_of(dispatcher.round()) == "l":
+            break
+    assert 600 <= second <= 601
+
+
+def test_jobs_that_all_waited_long_are_shared_as_fairly_as_others() -> None:
+    now_us = 5000 * SECOND
+    older = [job("a", number, accepted_us=number) for number in range(20)]
+    old = [job("b", number, accepted_us=now_us - 700 * SECOND + number) for number in range(20)]
+    assert teams_of(Dispatcher([*older, *old], now_us).round(10)).count("b") == 5
+
+
+def test_a_team_that_paused_does_not_catch_up() -> None:
+    dispatcher = Dispatcher([*jobs("a", 300), *jobs("b", 2)])
+    for _ in range(104):
+        dispatcher.round()
+    dispatcher.add(job("b", number) for number in range(1000, 1100))
+    assert teams_of(dispatcher.round(40)).count("a") == 20
+
+
+def test_a_new_team_does_not_catch_up_with_the_others_because_low_jobs_wait() -> None:
+    dispatcher = Dispatcher([*jobs("a", 300), *jobs("l", 5, lane=Lane.LOW)])
+    for _ in range(100):
+        dispatcher.round()
+    dispatcher.add(job("b", number) for number in range(1000, 1100))
+    assert teams_of(dispatcher.round(40)).count("a") == 20
+
+
+def test_time_that_stands_still_or_goes_back_takes_no_job_down() -> None:
+    late = [job("a", 0, accepted_us=900 * SECOND), job("b", 1, lane=Lane.LOW, accepted_us=900 * SECOND)]
+    assert teams_of(Dispatcher(late, now_us=0).all(count=2)) == "ab"
+
+
+def test_the_clock_never_goes_back() -> None:
+    dispatcher = Dispatcher([*jobs("a", 9, work=7), *jobs("b", 3, work=40, lane=Lane.LOW), *jobs("c", 30, work=1)])
+    clocks = [dispatcher.given.clock]
+    while dispatcher.round():
+        clocks.append(dispatcher.given.clock)
+    assert all(before <= after for before, after in pairwise(clocks))
+    assert clocks[-1] > 0

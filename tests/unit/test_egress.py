@@ -3,15 +3,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from pydantic import SecretStr
 
 from shared.egress import Egress
@@ -28,13 +24,6 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    names = Names()
-    monkeypatch.setattr(socket, "getaddrinfo", names)
-    return names
-
-
-@pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was connected to; nothing is reached."""
     tried: list[Any] = []
@@ -45,15 +34,6 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     return tried
-
-
-@pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: Names) -> Iterator[Pictures]:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    with ExitStack() as stack:
-        yield Pictures(authority, names, stack)
 
 
 def egress(seconds: float = 10, **settings: Any) -> Egress:
@@ -279,6 +259,63 @@ def test_the_environments_proxy_is_not_asked(pictures: Pictures, monkeypatch: py
     for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     assert egress(**LOOPBACK).fetch(pictures.serve(reply(b"x")), max_bytes=9) == b"x"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "302 Found", "410 Gone", "500 Internal Server Error"])
+def test_a_webhook_gets_body_and_headers_and_tells_its_status(status: str, pictures: Pictures) -> None:
+    url = pictures.serve(reply(b"", "Location: https://elsewhere.test/", status=status))
+    told = egress(**LOOPBACK).post(url, b"x" * 100_000, {"Content-Type": "application/json", "webhook-id": "msg_1"})
+    assert told == int(status[:3])
+    (request,) = pictures.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /a%20b.png?c=d HTTP/1.1\r\n")
+    assert {b"Content-Type: application/json", b"webhook-id: msg_1", b"Content-Length: 100000"} < {*head.split(b"\r\n")}
+    assert body == b"x" * 100_000
+
+
+def test_a_webhook_that_leads_inside_is_not_called(names: Names, connected: list[Any]) -> None:
+    names.answers.append(["169.254.169.254"])
+    with pytest.raises(EgressRefused, match=NO_PUBLIC_ADDRESS):
+        egress().post(f"https://{NAME}/", b"x", {})
+    assert not connected
+
+
+@pytest.mark.parametrize("answer", [endlessly(HEAD + b"\r\n", b"x" * 65536), endlessly(HEAD + b"\r\n", b"x", 0.05)])
+def test_what_a_webhook_answers_is_not_waited_for(answer: Handler, pictures: Pictures) -> None:
+    assert egress(2, **LOOPBACK).post(pictures.serve(answer), b"x", {}) == 200
+
+
+def test_a_webhook_that_does_not_answer_is_left_at_the_deadline(pictures: Pictures) -> None:
+    url = pictures.serve(endlessly(b"", b"H", 0.05))
+    with pytest.raises(EgressFailed, match="took too long"):
+        egress(0.5, **LOOPBACK).post(url, b"x", {})
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "message"),
+    [
+        (f"https://{NAME}/", {"webhooks": False}, "webhooks are not allowed here"),
+        (f"http://{NAME}/", {}, "must start with https://"),
+        (f"https://user@{NAME}/", {}, "must not contain a user name"),
+        (f"https://{NAME}:8443/", {}, "port must be 443"),
+        (f"https://{NAME}:8443/", LOOPBACK | {"proxy": SecretStr("http://127.0.0.1:9")}, "port must be 443"),
+    ],
+)
+def test_a_webhook_that_will_never_be_called_is_refused_before_its_name_is_looked_up(
+    url: str, settings: dict[str, Any], message: str, names: Names
+) -> None:
+    way_out = egress(**settings)
+    with pytest.raises(EgressRefused, match=message):
+        way_out.check_webhook(url)
+    with pytest.raises(EgressRefused, match=message):
+        way_out.post(url, b"x", {})
+    assert not names.asked
+
+
+def test_a_webhook_that_may_be_called_is_not_looked_up_before(names: Names) -> None:
+    egress().check_webhook(f"https://{NAME}/jobs?token=1")
+    egress(**LOOPBACK).check_webhook(f"https://{NAME}:8443/")
+    assert not names.asked
 
 
 def connect_proxy(asked: list[bytes], answer: bytes, onward: Handler = lambda _: None) -> Handler:

@@ -1,10 +1,12 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from threading import Event
 
 import pytest
 
+from shared.clock import Clock
 from shared.errors import LeaseLost, ModelFailed, ReduxqError
 from tests.models import PacedModel
 from tests.samples import picture, record
@@ -29,7 +31,7 @@ class Follower:
 
 @contextmanager
 def running(model: PacedModel) -> Iterator[Engine]:
-    engine = Engine(model)
+    engine = Engine(model, Clock(), timedelta(minutes=1))
     engine.start()
     yield engine
     engine.stop()
@@ -39,7 +41,7 @@ def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -
     follower = Follower()
     with running(PacedModel()) as engine:
         recipe = record(seed=5, num_outputs=3, num_inference_steps=4, megapixels="0.25").parameters.recipe
-        pictures = engine.vary(picture(), recipe, follower)
+        pictures = engine.vary(picture(), recipe, follower).pictures
     assert [image.getpixel((0, 0)) for image in pictures] == [(5, 0, 0), (6, 0, 0), (7, 0, 0)]
     assert pictures[0].size == (576, 448)
     assert follower.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -50,7 +52,7 @@ def test_a_model_that_fails_fails_its_job_and_the_engine_lives_on() -> None:
         with pytest.raises(ModelFailed, match="RuntimeError: CUDA error") as caught:
             engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
         assert isinstance(caught.value.__cause__, RuntimeError)
-        assert len(engine.vary(picture(), record(seed=1).parameters.recipe, Follower())) == 1
+        assert len(engine.vary(picture(), record(seed=1).parameters.recipe, Follower()).pictures) == 1
 
 
 def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:
@@ -58,7 +60,7 @@ def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:
     with running(PacedModel()) as engine:
         with pytest.raises(LeaseLost):
             engine.vary(picture(), record(num_inference_steps=50).parameters.recipe, follower)
-        assert len(engine.vary(picture(), record().parameters.recipe, Follower())) == 1
+        assert len(engine.vary(picture(), record().parameters.recipe, Follower()).pictures) == 1
     assert follower.seen == [(1, 50), (2, 50)]
 
 
@@ -82,8 +84,24 @@ def test_jobs_run_in_the_order_they_came() -> None:
     assert model.begun == [1, 2]
 
 
+def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None:
+    left: list[float] = []
+
+    class Listener(Follower):
+        def check(self) -> None:
+            left.append(engine.seconds_left)
+
+    with running(PacedModel(pace=0.02)) as engine:
+        varied = engine.vary(picture(), record(num_inference_steps=10).parameters.recipe, Listener())
+    assert 0.2 <= varied.seconds < 1
+    assert left[0] == 0.0  # idle
+    assert left[1] >= 9 * 0.02
+    assert left[1] > left[5] > left[9] >= 0.02
+    assert engine.seconds_left == 0.0
+
+
 def test_a_stopped_engine_has_finished_what_it_was_given() -> None:
-    engine = Engine(PacedModel(pace=0.01))
+    engine = Engine(PacedModel(pace=0.01), Clock(), timedelta(minutes=1))
     engine.start()
     with ThreadPoolExecutor() as pool:
         job = pool.submit(
@@ -92,4 +110,4 @@ def test_a_stopped_engine_has_finished_what_it_was_given() -> None:
         while not follower.seen:
             pass
         engine.stop()
-        assert len(job.result(1)) == 1
+        assert len(job.result(1).pictures) == 1

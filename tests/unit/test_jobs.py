@@ -30,13 +30,13 @@ def test_a_running_or_ended_job_cannot_be_claimed() -> None:
 
 
 def test_a_worker_that_lost_its_job_cannot_finish_it() -> None:
-    again = start(hand_back(start(record()), attempt=1))
+    again = start(hand_back(start(record()), attempt=1, now=NOW))
     assert again.attempt == 2
     for transition in (
         partial(succeeded, attempt=1),
         partial(fail, attempt=1, error=ModelFailed(), now=NOW),
         partial(fail_attempt, attempt=1, reason="", limit=3, now=NOW),
-        partial(hand_back, attempt=1),
+        partial(hand_back, attempt=1, now=NOW),
     ):
         with pytest.raises(LeaseLost, match="attempt 1 no longer owns"):
             transition(again)
@@ -58,7 +58,7 @@ def test_repeating_a_finish_changes_nothing() -> None:
 
 
 def test_only_the_attempt_that_finished_may_say_so_again() -> None:
-    second = start(hand_back(start(record()), attempt=1))
+    second = start(hand_back(start(record()), attempt=1, now=NOW))
     done = succeeded(second, 2)
     with pytest.raises(LeaseLost):
         succeeded(done, 1)
@@ -68,7 +68,7 @@ def test_a_hand_back_counts_as_no_failure() -> None:
     job = record()
     for _ in range(5):
         job = start(job)
-        job = hand_back(job, attempt=job.attempt)
+        job = hand_back(job, attempt=job.attempt, now=NOW)
     assert (job.attempt, job.failed_attempts, job.status) == (5, 0, JobStatus.QUEUED)
 
 
@@ -91,6 +91,6 @@ def test_seeds_follow_each_other_and_wrap() -> None:
 def test_a_record_survives_being_stored() -> None:
     done = succeeded(start(record(num_outputs=4)), 1)
     text = done.model_dump_json(by_alias=True)
-    assert '"schema":1' in text
+    assert '"schema":2' in text
     assert JobRecord.model_validate_json(text) == done
     assert done.status in TERMINAL

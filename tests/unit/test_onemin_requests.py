@@ -1,4 +1,5 @@
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 
 from api.onemin_requests import MODEL, parse_submission
 from api.submission import Draft
+from shared.egress import Egress
 from shared.errors import InvalidRequest, UnsupportedModel
-from shared.jobs import OutputFormat
+from shared.jobs import OutputFormat, Webhook, WebhookEvent
+from shared.settings import EgressSettings
 from shared.sizes import AspectRatio, Megapixels
 
 WAIT = timedelta(seconds=50)
+EGRESS = Egress(EgressSettings())
 
 
 def body(**prompt: Any) -> dict[str, Any]:
@@ -20,11 +24,11 @@ def body(**prompt: Any) -> dict[str, Any]:
 
 
 def parse(sent: Any) -> Draft:
-    return parse_submission(sent, "request-1", WAIT)[0]
+    return parse_submission(sent, "request-1", WAIT, EGRESS)[0]
 
 
 def test_what_is_left_open_gets_the_published_defaults() -> None:
-    draft, source = parse_submission(body(), "request-1", WAIT)
+    draft, source = parse_submission(body(), "request-1", WAIT, EGRESS)
     assert source == "images/cat.png"
     assert draft.wait == WAIT
     assert draft.parameters == {
@@ -76,7 +80,7 @@ def test_what_other_clients_call_a_parameter_is_understood(
     prompt: dict[str, Any], source: str, num_outputs: int
 ) -> None:
     sent = {"type": "IMAGE_VARIATOR", "model": MODEL, "promptObject": prompt | {"output_format": "jpeg"}}
-    draft, reference = parse_submission(sent, "request-1", WAIT)
+    draft, reference = parse_submission(sent, "request-1", WAIT, EGRESS)
     assert (reference, draft.parameters["num_outputs"]) == (source, num_outputs)
     assert draft.parameters["output_format"] is OutputFormat.JPG
     assert json.loads(draft.echo.prompt_object) == sent["promptObject"]
@@ -176,3 +180,43 @@ def test_no_parameter_gets_past_in_any_other_way_than_as_an_error_of_ours(prompt
     except InvalidRequest:
         return
     assert 1 <= draft.parameters["num_outputs"] <= 4
+
+
+URL = "https://example.com/jobs?token=1"
+
+
+@pytest.mark.parametrize(
+    ("asked", "events"),
+    [
+        ({}, (WebhookEvent.FINISHED,)),
+        ({"webhookEvents": None}, (WebhookEvent.FINISHED,)),
+        ({"webhookEvents": ["job.started", "job.finished"]}, (WebhookEvent.STARTED, WebhookEvent.FINISHED)),
+    ],
+)
+def test_a_webhook_hears_of_the_end_unless_it_asks_for_more(asked: Any, events: tuple[WebhookEvent, ...]) -> None:
+    assert parse(body() | {"webhook": URL} | asked).webhook == Webhook(url=URL, events=events)
+    assert parse(body() | asked).webhook is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "message"),
+    [
+        ({"webhook": "http://example.com/"}, "webhook", "the URL must start with https://"),
+        ({"webhook": "https://us:secret@example.com/"}, "webhook", "the URL must not contain a user name"),
+        ({"webhook": "https://example.com:8443/"}, "webhook", "the URL's port must be 443"),
+        ({"webhook": ""}, "webhook", "the URL must start with https://"),
+        ({"webhook": 5}, "webhook", "should be a valid string"),
+        ({"webhook": URL + "x" * 2048}, "webhook", "at most 2048 characters"),
+        ({"webhook": URL, "webhookEvents": []}, "webhookEvents", "at least 1 item"),
+        ({"webhook": URL, "webhookEvents": ["job.canceled"]}, "webhookEvents.0", "'job.started' or 'job.finished'"),
+    ],
+)
+def test_a_webhook_that_cannot_be_called_is_refused(asked: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(message)) as refused:
+        parse(body() | asked)
+    assert [detail["field"] for detail in refused.value.details] == [field]
+
+
+def test_an_operator_can_forbid_webhooks() -> None:
+    with pytest.raises(InvalidRequest, match="webhook: webhooks are not allowed here"):
+        parse_submission(body() | {"webhook": URL}, "request-1", WAIT, Egress(EgressSettings(webhooks=False)))

@@ -9,7 +9,7 @@ README = Path(__file__).parent.parent.parent / "README.md"
 
 
 def test_every_setting_has_a_default() -> None:
-    assert load_settings().worker.slots == 2
+    assert load_settings().worker.slots == 3
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -106,6 +107,17 @@ def test_keys_are_made_listed_replaced_and_ended(accounts: Accounts, monkeypatch
     assert [row[-1] for row in rows(accounts("keys", "list"))] == ["revoked", "expired", "valid"]
     assert "there is no key nobody" in failure_of(monkeypatch, "keys", "revoke", "nobody")
     assert f"the key {key_id} was revoked" in failure_of(monkeypatch, "keys", "rotate", key_id)
+
+
+def test_a_teams_webhook_secret_stays_until_it_is_rotated(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts("teams", "create", "lake")
+    secret = accounts("teams", "webhook-secret", "lake")
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", secret)
+    assert accounts("teams", "webhook-secret", "lake") == secret
+    rotated = accounts("teams", "webhook-secret", "lake", "--rotate")
+    assert rotated != secret
+    assert accounts("teams", "webhook-secret", "lake") == rotated
+    assert "there is no team 'hill'" in failure_of(monkeypatch, "teams", "webhook-secret", "hill")
 
 
 def test_teams_are_made_listed_and_given_credit(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""A job's way to its end as server-sent events.
+
+What counts is the state: an event tells where the job is now, never all that happened, and its id names that state. A
+client that comes back, to whichever process, is told where the job is unless it has seen that already.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Final
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from api.onemin_view import ai_record
+from api.services import Services
+from shared.errors import RecordsUnavailable
+from shared.ids import JobId
+from shared.job_store import Progress, Report
+from shared.jobs import JobStatus
+from shared.teams import get_user
+
+PERIOD: Final = 0.5  #: seconds between two looks at a job
+HEARTBEAT: Final = 15  #: seconds of silence after which a comment tells proxies that the connection lives
+
+
+async def watch(services: Services, job_id: JobId, seen: str) -> AsyncIterator[bytes]:
+    """Tell each new state of a job until it ends, is forgotten, or the process ends.
+
+    Args:
+        services: Servers.
+        job_id: Which job.
+        seen: Id of the event that the client had last.
+    """
+    loop = asyncio.get_running_loop()
+    told_at = loop.time()
+    async with services.completions.listening(job_id) as woken:
+        while not services.completions.closing:
+            with suppress(RecordsUnavailable):  # it will be back
+                found = await services.reports.get(job_id)
+                if found is None:
+                    return
+                if (name := name_of(found)) != seen:
+                    yield format_sse_event(id=name, event=_event(found), data_str=await _data(services, found))
+                    seen, told_at = name, loop.time()
+                if found.record.finished:
+                    return
+            if loop.time() - told_at >= HEARTBEAT:
+                yield KEEPALIVE_COMMENT
+                told_at = loop.time()
+            await _next_look(woken)
+
+
+def name_of(found: Report) -> str:
+    """Return the id of a job's state; while it is the same there is nothing to tell."""
+    record = found.record
+    at = {
+        JobStatus.QUEUED: found.queue_position,
+        JobStatus.RUNNING: found.progress.step if found.progress else 0,
+    }.get(record.status, 0)
+    return f"{record.attempt}-{record.status}-{at}"
+
+
+def _event(found: Report) -> str:
+    return "finished" if found.record.finished else str(found.record.status)
+
+
+async def _data(services: Services, found: Report) -> str:
+    """Return an event's data as JSON."""
+    record = found.record
+    if record.finished:
+        user = await services.run(get_user(record.user_id))
+        return json.dumps(ai_record(found, user, services.objects))
+    told: dict[str, Any] = {"estimatedSeconds": found.estimated_seconds}
+    if record.status is JobStatus.QUEUED:
+        return json.dumps({"position": found.queue_position} | told)
+    progress = found.progress or Progress(0, record.parameters.num_inference_steps)
+    return json.dumps({"attempt": record.attempt, **progress._asdict()} | told)
+
+
+async def _next_look(woken: asyncio.Event) -> None:
+    """Wait for the end, or until all watchers of this process look at the same moment: that is one read for them."""
+    loop = asyncio.get_running_loop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at((loop.time() // PERIOD + 1) * PERIOD):
+            await woken.wait()
+    woken.clear()

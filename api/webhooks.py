@@ -1,0 +1,132 @@
+"""Tells webhooks of their jobs: signed, in a log, and again for a day until they take it.
+
+A call is claimed by moving the time at which it is due: a process that dies in mid-call leaves it to the next. So a
+receiver may be told twice, under the same id, and never not at all.
+"""
+
+import json
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from threading import Event
+from typing import Final
+
+import redis
+import structlog
+
+from api.onemin_view import ai_record, instant
+from shared import dispatch_store, transitions
+from shared.clock import Clock
+from shared.egress import Egress
+from shared.errors import EgressFailed, EgressRefused, EgressUnavailable, Unavailable
+from shared.ids import JobId, TeamId
+from shared.job_store import JobStore, Report
+from shared.jobs import Delivery, DeliveryAttempt, JobRecord, WebhookEvent
+from shared.object_store import ObjectStore
+from shared.programs import run
+from shared.settings import Settings
+from shared.teams import get_user, webhook_secret
+from shared.webhooks import message_id, sign, wait_after
+
+log = structlog.get_logger(__name__)
+
+THREADS: Final = 8  #: calls at a time
+TEAM_THREADS: Final = 2  #: of them for one team: whose receivers are slow holds up nobody else
+LOOKED_AT: Final = 1000  #: calls that are due
+POSTPONED: Final = timedelta(minutes=1)  #: when a team's many calls hide others'
+SETTLING: Final = timedelta(seconds=40)  #: how long after the longest call a claimed one is another's
+PAUSE: Final = 0.5  #: seconds between two looks
+
+
+class Deliverer:
+    """Makes the calls that are due, round by round; any number may run at a time."""
+
+    def __init__(
+        self, settings: Settings, records: redis.Redis, egress: Egress, objects: ObjectStore, clock: Clock
+    ) -> None:
+        self._store = JobStore(settings.jobs.lease_seconds)
+        self._claim = settings.egress.timeout_seconds + SETTLING
+        self._records = records
+        self._egress = egress
+        self._objects = objects
+        self._clock = clock
+        self._calls: dict[Future[None], TeamId] = {}  #: under way
+
+    def run(self, stop: Event) -> None:
+        """Work until told to stop; a call that is under way then is waited for."""
+        with ThreadPoolExecutor(THREADS, "webhook") as pool:
+            while not self._clock.wait(stop, PAUSE):
+                try:
+                    self.round(pool)
+                except Unavailable as error:
+                    log.warning("waiting for a server", error=error.message)
+                except Exception:
+                    log.exception("a round failed")
+
+    def round(self, pool: Executor) -> None:
+        """Begin to make the calls that are due, as far as there is room."""
+        self._calls = {call: team for call, team in self._calls.items() if _goes_on(call)}
+        now, crowd = self._clock.now(), []
+        due = run(self._records, dispatch_store.due_deliveries(now, LOOKED_AT))
+        for name, at in due:
+            team, job_id, event = name.split(" ")
+            teams = list(self._calls.values())
+            if len(teams) == THREADS:
+                break
+            if teams.count(TeamId(team)) == TEAM_THREADS:
+                crowd.append(name)
+            elif run(self._records, dispatch_store.claim_delivery(name, at, now + self._claim)):
+                self._calls[pool.submit(self.deliver, JobId(job_id), WebhookEvent(event))] = TeamId(team)
+        if len(due) == LOOKED_AT:
+            run(self._records, dispatch_store.postpone_deliveries(crowd, now + POSTPONED))
+
+    def deliver(self, job_id: JobId, event: WebhookEvent) -> None:
+        """Make a call that was claimed and note how it went; after an error it is due again when the claim ends."""
+        report = run(self._records, self._store.report(job_id))
+        webhook, told = (report.record.webhook, _told(report.record, event)) if report else (None, None)
+        if not (report and webhook and told):
+            return  # the job was deleted
+        at = self._clock.now()
+        status, outcome = self._post(webhook.url, *self._message(report, told, at))
+        log.info("called a webhook", job=job_id, webhook_event=event, outcome=outcome)
+        ok = status is not None and status // 100 == 2  # noqa: PLR2004  HTTP's successes
+        wait = None if ok else wait_after(len(told.attempts) + 1, status)
+        call = DeliveryAttempt(at=at, outcome=outcome)
+        next_at = None if wait is None else self._clock.now() + wait
+        run(self._records, self._store.update(job_id, partial(_note, told=told, made=call, next_at=next_at, ok=ok)))
+
+    def _message(self, report: Report, told: Delivery, at: datetime) -> tuple[bytes, dict[str, str]]:
+        """Return what happened and when, with the job's record as it is now, and the headers that sign it."""
+        record = report.record
+        times = {WebhookEvent.STARTED: record.started_at, WebhookEvent.FINISHED: record.finished_at}
+        data = ai_record(report, run(self._records, get_user(record.user_id)), self._objects)
+        body = json.dumps({"type": told.event, "timestamp": instant(times[told.event] or at), "data": data}).encode()
+        secret = run(self._records, webhook_secret(record.team_id))
+        return body, {"Content-Type": "application/json", **sign(secret, message_id(record.id, told), at, body)}
+
+    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str]:
+        """Return the status of the answer, None if there was none, and how the call went in words."""
+        try:
+            status = self._egress.post(url, body, headers)
+        except (EgressRefused, EgressFailed, EgressUnavailable) as error:
+            return None, error.message
+        return status, f"HTTP {status}"
+
+
+def _told(record: JobRecord, event: WebhookEvent) -> Delivery | None:
+    return next((delivery for delivery in record.deliveries if delivery.event is event), None)
+
+
+def _note(record: JobRecord, *, told: Delivery, made: DeliveryAttempt, next_at: datetime | None, ok: bool) -> JobRecord:
+    """Note a call, unless a later attempt of the job has made its event another message."""
+    now = _told(record, told.event)
+    if now is None or now.attempt != told.attempt:
+        return record
+    return transitions.delivered(record, event=told.event, made=made, next_at=next_at, ok=ok or now.delivered)
+
+
+def _goes_on(call: Future[None]) -> bool:
+    """Return whether a call is under way; tell why one failed without a note."""
+    if call.done() and (error := call.exception()):
+        log.warning("a webhook call was not noted", exc_info=error)
+    return not call.done()

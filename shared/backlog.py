@@ -1,0 +1,77 @@
+"""What waits, as the dispatcher last saw it, and what that means for one job's turn."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.job_index import Queue
+from shared.jobs import JobRecord, Lane
+from shared.programs import Program
+
+PLACE: Final = "dispatcher:backlog"
+LASTS: Final = timedelta(seconds=30)  #: without a dispatcher nobody knows
+LANES: Final = tuple(Lane)  #: in the order of their turns
+
+
+class Turn(NamedTuple):
+    """When a job's turn comes, all else staying as it is."""
+
+    position: int  #: 1 is next
+    seconds: float | None  #: until it ends; None: nobody knows how fast the workers are
+
+
+class Backlog(BaseModel):
+    """All that is queued, and who works on it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    waiting: Mapping[str, tuple[int, int]] = {}  #: jobs and TFLOP of each queue
+    published: int = 0  #: jobs whose message is under way
+    running: int = 0  #: jobs
+    running_work: int = 0  #: TFLOP
+    workers: int = 0
+    slots: int = 0
+    speed: float = 0.0  #: TFLOP/s of all workers together
+    oldest_us: int | None = None  #: when the job was accepted that has waited longest
+
+    @property
+    def queued_work(self) -> int:
+        """TFLOP of all queued jobs."""
+        return sum(work for _, work in self.waiting.values())
+
+    def turn(self, record: JobRecord, rank: int) -> Turn:
+        """Return when a queued job's turn comes if ``rank`` jobs of its own queue go first.
+
+        Teams take turns: before a team's k-th job of a lane, each other team has at most k of that lane.
+        """
+        mine, own = LANES.index(record.lane), str(Queue(record.lane, record.team_id))
+        jobs, work = self.published + 1 + rank, self.running_work / 2 + record.parameters.work * (rank + 1)
+        for name, (count, queued) in self.waiting.items():
+            there = LANES.index(Lane(name.partition(":")[0]))
+            if count and name != own and there <= mine:
+                first = count if there < mine else min(count, rank + 1)
+                jobs += first
+                work += queued * first / count
+        return Turn(jobs, round(work / self.speed, 1) if self.speed else None)
+
+    def seconds_left(self, record: JobRecord, done: float) -> float | None:
+        """Return how long a running job takes still, of whose steps this share is done."""
+        if not self.speed:
+            return None
+        return round(record.parameters.work * (1 - done) / (self.speed / self.workers), 1)
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        return cls.model_validate_json(text) if text else cls()
+
+
+def put(backlog: Backlog) -> Program[None]:
+    """Tell what waits."""
+    yield ("SET", PLACE, backlog.model_dump_json(), "EX", int(LASTS.total_seconds()))
+
+
+def read() -> Program[Backlog]:
+    """Return what waits; nothing if no dispatcher has told."""
+    return Backlog.parse((yield ("GET", PLACE)))

@@ -1,0 +1,84 @@
+"""What a program may rely on, run by either client."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from shared.errors import RecordsUnavailable
+from shared.programs import Program, Step, connect, connect_async, run, run_async
+from tests import servers
+
+Runner = Callable[[str, Program[Any]], Any]
+
+
+def run_blocking(url: str, program: Program[Any]) -> Any:
+    with connect(url) as client:
+        return run(client, program)
+
+
+def run_on_a_loop(url: str, program: Program[Any]) -> Any:
+    async def run_it() -> Any:
+        async with connect_async(url) as client:
+            return await run_async(client, program)
+
+    return asyncio.run(run_it())
+
+
+def ask(*steps: Step) -> Program[list[Any]]:
+    """Return the answers to all steps."""
+    answers = []
+    for step in steps:
+        answers.append((yield step))  # noqa: PERF401  no generator may yield in a comprehension
+    return answers
+
+
+@pytest.fixture(params=[run_blocking, run_on_a_loop])
+def runner(request: pytest.FixtureRequest) -> Runner:
+    chosen: Runner = request.param
+    return chosen
+
+
+def test_a_list_of_commands_is_answered_by_a_list(valkey: str, runner: Runner) -> None:
+    assert runner(valkey, ask([("SET", "a", 1), ("GET", "a")], ("GET", "a"), [])) == [[True, "1"], "1", []]
+
+
+def test_the_first_error_in_a_list_is_raised_as_it_is(valkey: str, runner: Runner) -> None:
+    runner(valkey, ask(("SET", "text", "x")))
+    with pytest.raises(ResponseError) as alone:
+        runner(valkey, ask(("INCR", "text")))
+    with pytest.raises(ResponseError) as listed:
+        runner(valkey, ask([("GET", "text"), ("INCR", "text"), ("SET", "after", 1)]))
+    assert str(listed.value) == str(alone.value)
+    assert runner(valkey, ask(("GET", "after"))) == ["1"], "a list is no transaction"
+
+
+def test_a_list_is_sent_again_when_its_connection_broke(valkey: str) -> None:
+    with connect(valkey) as client, connect(valkey) as other:
+        run(client, ask(("PING",)))
+        other.client_kill_filter(_type="normal", skipme=True)
+        assert run(client, ask([("PING",), ("PING",)])) == [[True, True]]
+
+
+def test_a_list_is_sent_again_on_a_loop_too(valkey: str) -> None:
+    async def break_and_ask() -> Any:
+        async with connect_async(valkey) as client:
+            await run_async(client, ask([("PING",)]))
+            with connect(valkey) as other:
+                other.client_kill_filter(_type="normal", skipme=True)
+            return await run_async(client, ask([("PING",), ("PING",)]))
+
+    assert asyncio.run(break_and_ask()) == [[True, True]]
+
+
+def test_a_server_that_is_away_is_told_for_a_list_too(runner: Runner) -> None:
+    with pytest.raises(RecordsUnavailable, match="does not answer"):
+        runner(f"redis://127.0.0.1:{servers.free_port()}", ask([("PING",)]))
+
+
+def test_a_server_that_takes_no_writes_is_told_for_a_list_too(valkey: str, runner: Runner) -> None:
+    runner(valkey, ask(("CONFIG", "SET", "maxmemory", 1)))
+    with pytest.raises(RecordsUnavailable, match="takes no writes"):
+        runner(valkey, ask([("GET", "a"), ("SET", "a", 1)]))

@@ -1,0 +1,334 @@
+"""A server like Valkey: it knows the commands that our programs send, and no others."""
+
+import json
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from threading import Event
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from shared.clock import Clock
+from shared.programs import COMMIT_SCRIPT
+from tests.memory.values import Fields, SortedSet, Stream, cut, text
+
+NAMES = {str: "string", dict: "hash", set: "set", list: "list", SortedSet: "zset", Stream: "stream"}
+
+
+class MemoryServer:
+    """The data, and each command as a method; keys lapse by the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.data: dict[str, Any] = {}
+        self.lapses: dict[str, float] = {}  #: seconds since the epoch
+        self.run_id = "first"
+        self.pushed = Event()
+        self._entries = 0
+        names = (name for name in dir(self) if name.startswith("do_"))
+        self._commands: dict[str, Callable[..., Any]] = {name[3:].upper(): getattr(self, name) for name in names}
+
+    def execute(self, *command: Any) -> Any:
+        """Return the answer as redis-py gives it."""
+        name, *parts = command
+        known = self._commands.get(name)
+        if known is None:
+            raise ResponseError(f"unknown command '{name}'")
+        return known(*map(text, parts))
+
+    def do_eval(self, script: str, keys: str, plan_text: str) -> int:
+        assert (script, keys) == (COMMIT_SCRIPT, "0"), "only the script of all commits is known"
+        plan = json.loads(plan_text)
+        for place, guard in enumerate(plan["guards"], start=1):
+            found = self.execute(*guard["command"])
+            if "expected" in guard:
+                if _in_script(found) != guard["expected"]:
+                    return place
+            elif not guard["least"] <= float(found or 0) <= guard["most"]:
+                return place
+        for effect in plan["effects"]:
+            self.execute(*effect)
+        return 0
+
+    # Keys
+
+    def do_del(self, *keys: str) -> int:
+        return sum(self._there(key) and self._forget(key) for key in keys)
+
+    def do_exists(self, *keys: str) -> int:
+        return sum(map(self._there, keys))
+
+    def do_pexpire(self, key: str, milliseconds: str) -> bool:
+        if not self._there(key):
+            return False
+        self.lapses[key] = self._now() + int(milliseconds) / 1000
+        return True
+
+    def do_ttl(self, key: str) -> int:
+        if not self._there(key):
+            return -2
+        return int(self.lapses[key] - self._now() + 0.5) if key in self.lapses else -1
+
+    def do_type(self, key: str) -> str:
+        return NAMES[type(self.data[key])] if self._there(key) else "none"
+
+    def do_scan(self, cursor: str, *options: str) -> tuple[int, list[str]]:
+        pattern = options[options.index("MATCH") + 1] if "MATCH" in options else "*"
+        return 0, [key for key in [*self.data] if fnmatchcase(key, pattern) and self._there(key)]
+
+    # Texts
+
+    def do_get(self, key: str) -> str | None:
+        value: str | None = self._find(key, str)
+        return value
+
+    def do_mget(self, *keys: str) -> list[str | None]:
+        return [self.do_get(key) if self.do_type(key) == "string" else None for key in keys]
+
+    def do_set(self, key: str, value: str, *options: str) -> bool | None:
+        if self._there(key) if "NX" in options else "XX" in options and not self._there(key):
+            return None
+        self._forget(key)
+        self.data[key] = value
+        for unit, milliseconds in (("EX", 1000), ("PX", 1)):
+            if unit in options:
+                self.do_pexpire(key, str(int(options[options.index(unit) + 1]) * milliseconds))
+        return True
+
+    def do_incr(self, key: str) -> int:
+        value = _sum(self.do_get(key), "1")
+        self.data[key] = str(value)
+        return value
+
+    # Hashes
+
+    def do_hset(self, key: str, *fields: str) -> int:
+        value = self._make(key, dict)
+        before = len(value)
+        value.update(zip(fields[::2], fields[1::2], strict=True))
+        return len(value) - before
+
+    def do_hget(self, key: str, field: str) -> str | None:
+        value: str | None = self._read(key, dict).get(field)
+        return value
+
+    def do_hmget(self, key: str, *fields: str) -> list[str | None]:
+        return [self.do_hget(key, field) for field in fields]
+
+    def do_hgetall(self, key: str) -> Fields:
+        return dict(self._read(key, dict))
+
+    def do_hlen(self, key: str) -> int:
+        return len(self._read(key, dict))
+
+    def do_hdel(self, key: str, *fields: str) -> int:
+        value = self._read(key, dict)
+        return self._tidied(key, sum(value.pop(field, None) is not None for field in fields))
+
+    def do_hincrby(self, key: str, field: str, amount: str) -> int:
+        value = _sum(self.do_hget(key, field), amount)
+        self._make(key, dict)[field] = str(value)
+        return value
+
+    # Sets and lists
+
+    def do_sadd(self, key: str, *members: str) -> int:
+        value = self._make(key, set)
+        before = len(value)
+        value.update(members)
+        return len(value) - before
+
+    def do_srem(self, key: str, *members: str) -> int:
+        value = self._read(key, set)
+        gone = len(value.intersection(members))
+        value.difference_update(members)
+        return self._tidied(key, gone)
+
+    def do_smembers(self, key: str) -> set[str]:
+        return set(self._read(key, set))
+
+    def do_lpush(self, key: str, *values: str) -> int:
+        value = self._make(key, list)
+        value[:0] = reversed(values)
+        self.pushed.set()
+        return len(value)
+
+    def do_lrange(self, key: str, first: str, last: str) -> list[str]:
+        return cut(self._read(key, list), first, last)
+
+    def do_ltrim(self, key: str, first: str, last: str) -> bool:
+        value = self._read(key, list)
+        value[:] = cut(value, first, last)
+        self._tidied(key, 0)
+        return True
+
+    def do_blpop(self, key: str, seconds: str) -> list[str] | None:
+        if not self._wait_for(lambda: bool(self._read(key, list)), float(seconds)):
+            return None
+        first = self._read(key, list).pop(0)
+        self._tidied(key, 0)
+        return [key, first]
+
+    # Sorted sets
+
+    def do_zadd(self, key: str, *parts: str) -> int:
+        options = {part for part in parts if part in {"NX", "XX", "GT", "LT"}}
+        value, pairs, added = self._make(key, SortedSet), parts[len(options) :], 0
+        for score, member in zip(map(float, pairs[::2]), pairs[1::2], strict=True):
+            old = value.get(member)
+            if old is None:
+                if "XX" not in options:
+                    value[member] = score
+                    added += 1
+            elif not ("NX" in options or ("GT" in options and score < old) or ("LT" in options and score > old)):
+                value[member] = score
+        return self._tidied(key, added)
+
+    def do_zrem(self, key: str, *members: str) -> int:
+        value = self._read(key, SortedSet)
+        return self._tidied(key, sum(value.pop(member, None) is not None for member in members))
+
+    def do_zcard(self, key: str) -> int:
+        return len(self._read(key, SortedSet))
+
+    def do_zscore(self, key: str, member: str) -> float | None:
+        score: float | None = self._read(key, SortedSet).get(member)
+        return score
+
+    def do_zmscore(self, key: str, *members: str) -> list[float | None]:
+        return [self.do_zscore(key, member) for member in members]
+
+    def do_zrank(self, key: str, member: str) -> int | None:
+        value = self._read(key, SortedSet)
+        place: int | None = value.ordered().index(member) if member in value else None
+        return place
+
+    def do_zcount(self, key: str, least: str, most: str) -> int:
+        return len(self._read(key, SortedSet).between(least, most))
+
+    def do_zrange(self, key: str, first: str, last: str, *options: str) -> list[Any]:
+        value, step = self._read(key, SortedSet), -1 if "REV" in options else 1
+        if "BYSCORE" in options:
+            found = value.between(*(first, last)[::step])[::step]
+        else:
+            found = cut(value.ordered()[::step], first, last)
+        if "LIMIT" in options:
+            place = options.index("LIMIT")
+            offset, count = int(options[place + 1]), int(options[place + 2])
+            found = found[offset:] if count < 0 else found[offset : offset + count]
+        return [[member, value[member]] for member in found] if "WITHSCORES" in options else found
+
+    def do_zremrangebyscore(self, key: str, least: str, most: str) -> int:
+        return self.do_zrem(key, *self._read(key, SortedSet).between(least, most))
+
+    def do_zinterstore(self, target: str, count: str, *options: str) -> int:
+        keys = options[: int(count)]
+        weights = list(map(float, options[int(count) + 1 :])) or [1.0] * len(keys)
+        first, *others = sets = [self._read(key, SortedSet) for key in keys]
+        common = [member for member in first if all(member in other for other in others)]
+        scores = {member: sum(w * each[member] for w, each in zip(weights, sets, strict=True)) for member in common}
+        self._forget(target)
+        self.data[target] = SortedSet(scores)
+        return self._tidied(target, len(scores))
+
+    # Streams
+
+    def do_xadd(self, key: str, *parts: str) -> str:
+        fields = parts[parts.index("*") + 1 :]
+        self._entries += 1
+        entry_id = f"{self._entries}-0"
+        self._make(key, Stream).append((entry_id, dict(zip(fields[::2], fields[1::2], strict=True))))
+        self.pushed.set()
+        return entry_id
+
+    def do_xlen(self, key: str) -> int:
+        return len(self._read(key, Stream))
+
+    def do_xrange(self, key: str, first: str, last: str) -> list[tuple[str, Fields]]:
+        assert (first, last) == ("-", "+"), "only a whole stream can be read"
+        return list(self._read(key, Stream))
+
+    def do_xrevrange(self, key: str, last: str, first: str, *options: str) -> list[tuple[str, Fields]]:
+        entries = self.do_xrange(key, first, last)[::-1]
+        return entries[: int(options[1])] if options else entries
+
+    def do_xread(self, *parts: str) -> list[Any]:
+        options = dict(zip(parts[:-3:2], parts[1:-3:2], strict=True))
+        key, after = parts[-2:]
+        found: list[list[tuple[str, Fields]]] = []
+
+        def look() -> bool:
+            entries = [entry for entry in self._read(key, Stream) if _place(entry[0]) > _place(after)]
+            found[:] = [entries[: int(options["COUNT"])]] if entries else []
+            return bool(entries)
+
+        self._wait_for(look, int(options["BLOCK"]) / 1000)
+        return [[key, entries] for entries in found]
+
+    # The server itself
+
+    def do_time(self) -> tuple[int, int]:
+        return divmod(int(self._now() * 1e6), 1_000_000)
+
+    def do_info(self, section: str) -> dict[str, Any]:
+        return {"run_id": self.run_id}
+
+    def _wait_for(self, look: Callable[[], bool], seconds: float) -> bool:
+        """Look again whenever something is pushed, until it is there or the time is over."""
+        until = self.clock.monotonic() + seconds
+        while not look():
+            if (left := until - self.clock.monotonic()) <= 0:
+                return False
+            self.pushed.clear()
+            self.clock.wait(self.pushed, left)
+        return True
+
+    def _now(self) -> float:
+        return self.clock.now().timestamp()
+
+    def _there(self, key: str) -> bool:
+        if key in self.lapses and self.lapses[key] <= self._now():
+            self._forget(key)
+        return key in self.data
+
+    def _find(self, key: str, kind: type) -> Any:
+        value = self.data[key] if self._there(key) else None
+        if value is not None and type(value) is not kind:
+            raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+        return value
+
+    def _read(self, key: str, kind: type) -> Any:
+        """Return what stands under a key; something empty that is not kept if nothing does."""
+        value = self._find(key, kind)
+        return kind() if value is None else value
+
+    def _make(self, key: str, kind: type) -> Any:
+        value = self._read(key, kind)
+        self.data[key] = value
+        return value
+
+    def _forget(self, key: str) -> bool:
+        self.lapses.pop(key, None)
+        return self.data.pop(key, None) is not None
+
+    def _tidied(self, key: str, answer: int) -> int:
+        """Forget a collection that has become empty."""
+        if not self.data.get(key, True):
+            self._forget(key)
+        return answer
+
+
+def _place(entry_id: str) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.split("-")))
+
+
+def _in_script(answer: Any) -> str:
+    """Return what Lua's ``tostring`` makes of an answer."""
+    return "" if answer is None else f"{answer:.17g}" if isinstance(answer, float) else str(answer)
+
+
+def _sum(value: str | None, amount: str) -> int:
+    try:
+        return int(value or 0) + int(amount)
+    except ValueError as error:
+        raise ResponseError("value is not an integer or out of range") from error

@@ -1,0 +1,232 @@
+"""The processes of the service, running the real code."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Final, cast
+
+from anyio import CapacityLimiter
+from PIL import Image
+
+from api.dispatcher import Dispatcher
+from api.services import Services
+from api.sweeper import Sweeper
+from api.waiting import Completions, Reports
+from shared.egress import Egress
+from shared.errors import ReduxqError, ShuttingDown, Unavailable
+from shared.ids import JobId
+from shared.images import Picture
+from shared.job_store import JobStore
+from shared.jobs import JobRecord, ModelIdentity, Recipe
+from shared.programs import T, run
+from shared.queue import Broker as RealBroker
+from shared.settings import Settings
+from shared.transitions import Transition
+from tests.memory.clients import AsyncMemoryRedis, MemoryRedis
+from tests.sim.checks import Checks
+from tests.sim.servers import Broker, Messages, Network, Objects, Records
+from tests.sim.world import Process, World
+from worker.endings import follow_endings
+from worker.engine import Engine, Varied, Watch
+from worker.lease import LeaseKeeper
+from worker.runner import Runner
+
+MODEL: Final = ModelIdentity(base="base", redux="redux", trained=False, safety_checker="checker")
+SIZE: Final = (2, 2)  #: pixels: what is in a picture is not the subject here
+GRACE: Final = 3.0  #: seconds
+
+
+@dataclass
+class Site:
+    """What all processes share."""
+
+    world: World
+    network: Network
+    settings: Settings
+    records: Records
+    checks: Checks
+    messages: Messages = field(default_factory=Messages)
+
+    def connect(self, process: Process) -> MemoryRedis:
+        return MemoryRedis(lambda *command: self.records.ask(process, *command))
+
+    def connect_async(self, process: Process) -> AsyncMemoryRedis:
+        return AsyncMemoryRedis(lambda *command: self.records.ask(process, *command))
+
+    def objects(self, process: Process) -> Objects:
+        return Objects(self.network, process, self.checks.bucket, self.checks)
+
+    def broker(self, process: Process) -> RealBroker:
+        return cast("RealBroker", Broker(self.network, process, self.messages))
+
+
+class SimEngine:
+    """Takes its time for each step, one job at a time, and can be told to hang."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._busy = False
+        self._left = Event()
+
+    def vary(self, source: Picture, recipe: Recipe, watch: Watch) -> Varied:
+        while self._busy:
+            self._left.clear()
+            self._world.wait(60, self._left)
+        self._busy = True
+        try:
+            for step in range(recipe.num_inference_steps):
+                watch.check()
+                self._world.wait(self._world.random.choice((0.05, 0.3, 1.0)))
+                watch.tell(step + 1, recipe.num_inference_steps)
+        finally:
+            self._busy = False
+            self._left.set()
+        return Varied([Image.new("RGB", SIZE, (seed % 256, 0, 0)) for seed in recipe.seeds], 1.0)
+
+
+class Ordered(dict[Any, None]):
+    """A set that is gone through in the order in which it was filled, the same in every run."""
+
+    def add(self, member: Any) -> None:
+        self[member] = None
+
+    def discard(self, member: Any) -> None:
+        self.pop(member, None)
+
+
+class WorkerProcess(Process):
+    """A worker without Celery: as many threads as slots take messages."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        super().__init__(site.world, name)
+        self._site = site
+        records, store = site.connect(self), JobStore(site.settings.jobs.lease_seconds)
+        self._stopping, self._stop = Event(), Event()
+        slots = site.settings.worker.slots
+        self.busy = 0
+        self.keeper = LeaseKeeper(records, store, self.clock, name=name, slots=lambda: slots)
+        self.keeper._leases = cast("Any", Ordered())
+        self._broker = cast("Broker", site.broker(self))
+
+        def update(job_id: JobId, transition: Transition) -> JobRecord:
+            return run(records, store.update(job_id, transition))
+
+        self.runner = Runner(
+            settings=site.settings,
+            clock=self.clock,
+            update=update,
+            keeper=self.keeper,
+            objects=site.objects(self),
+            engine=cast("Engine", SimEngine(site.world)),
+            score=lambda pictures: [0.0 for _ in pictures],
+            model=MODEL,
+        )
+        self.spawn("keeper", self.keeper._keep)
+        self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop))
+        for slot in range(slots):
+            self.spawn(f"slot {slot}", self._take)
+
+    def _take(self) -> None:
+        while not self._stopping.is_set():
+            job_id = self._broker.take(2.0)
+            if job_id:
+                self.busy += 1
+                self.runner.run(job_id)
+                self.busy -= 1
+
+    def terminate(self, left: Callable[[], None]) -> None:
+        """Do what SIGTERM makes a worker do, and say when nothing is left to do."""
+
+        def leave() -> None:
+            self._stopping.set()
+            self.keeper.retire()
+            until = self.world.time + GRACE
+            while self.busy and self.world.time < until:
+                self.world.wait(0.2)
+            self.keeper.end_all(ShuttingDown())
+            while self.busy:
+                self.world.wait(0.2)
+            left()
+
+        self.spawn("terminating", leave)
+
+
+class DispatcherProcess(Process):
+    """A dispatcher with its sweeper."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        super().__init__(site.world, name)
+        self.stop = Event()
+        records = site.connect(self)
+        dispatcher = Dispatcher(site.settings, records, site.broker(self), self.clock)
+        self.sweeper = Sweeper(site.settings, records, site.objects(self), self.clock)
+        self.spawn("dispatcher", lambda: dispatcher.run(self.stop))
+        self.spawn("sweeper", lambda: self.sweeper.run(self.stop, dispatcher.name))
+
+
+class SimServices(Services):
+    """Services of an API whose event loop is the scheduler."""
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        return call()
+
+
+class Call:
+    """One request under way, as its client sees it."""
+
+    def __init__(self) -> None:
+        self.over = Event()
+        self.result: Any = None
+        self.error: ReduxqError | None = None
+
+    def end(self, result: Any = None, error: ReduxqError | None = None) -> None:
+        if not self.over.is_set():
+            self.result, self.error = result, error
+            self.over.set()
+
+
+class ApiProcess(Process):
+    """The API without HTTP."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        super().__init__(site.world, name)
+        self.services = SimServices(
+            settings=site.settings,
+            records=site.connect_async(self),
+            jobs=JobStore(site.settings.jobs.lease_seconds),
+            objects=site.objects(self),
+            completions=cast("Completions", None),
+            reports=cast("Reports", None),
+            egress=cast("Egress", None),
+            clock=self.clock,
+            decoders=cast("CapacityLimiter", None),
+            fetchers=cast("CapacityLimiter", None),
+        )
+
+    def request(self, name: str, route: Callable[[Services], Coroutine[Any, Any, Any]]) -> Call:
+        """Begin to serve a request."""
+        call = Call()
+        self.on_death.append(lambda: call.end(error=Unavailable("the connection broke")))
+
+        def serve() -> None:
+            try:
+                result = _drive(route(self.services))
+            except ReduxqError as error:
+                call.end(error=error)
+            else:
+                call.end(result)
+
+        self.spawn(name, serve)
+        return call
+
+
+def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; no server in memory ever makes it wait for an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("it waits for an event loop")
+
+

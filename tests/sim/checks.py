@@ -1,0 +1,136 @@
+"""What must hold at every step, and at the end."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from shared.ids import AssetKey, JobId, TeamId, UserId
+from shared.job_index import COMPLETIONS, accepted_us, index, open_jobs, reserved, scopes
+from shared.jobs import JobRecord, JobStatus
+
+if TYPE_CHECKING:
+    from tests.sim.servers import Records
+
+ENDED: Final = frozenset({"succeeded", "failed", "canceled"})
+MOVES: Final = frozenset(
+    {
+        ("queued", "running"),
+        ("queued", "failed"),
+        ("queued", "canceled"),
+        ("running", "queued"),
+        ("running", "succeeded"),
+        ("running", "failed"),
+        ("running", "canceled"),
+        ("failed", "queued"),
+    }
+)
+Fields = dict[str, Any]
+
+
+class Checks:
+    """Follows every record."""
+
+    def __init__(self, fail: Callable[[str], None]) -> None:
+        self._fail = fail
+        self.bucket: dict[AssetKey, bytes] = {}
+        self.records: dict[str, Fields] = {}
+        self.published: dict[AssetKey, str] = {}  #: by key, the job of each variation that stands in a record
+        self.deleting: set[str] = set()  #: jobs whose owner asked to have them deleted
+        self.retried: set[str] = set()  #: failed jobs that an operator asked to try again
+        self.ends: Counter[str] = Counter()
+        self.told_ends: Counter[str] = Counter()
+        self.attempts: defaultdict[str, int] = defaultdict(int)
+        self.funds: dict[str, tuple[TeamId, UserId, int]] = {}  #: name of an account: its team, user, credit at first
+        self.open: set[str] = set()  #: jobs that wait or run
+        self._owed = 0
+        self._dirty = False
+
+    def require(self, held: object, what: str) -> None:
+        if not held:
+            self._fail(what)
+
+    def record_changed(self, key: str, before_text: str | None, after_text: str) -> None:
+        before, after = json.loads(before_text) if before_text else None, json.loads(after_text)
+        job_id = after["id"]
+        self._owed += _owes(after) - (_owes(before) if before else 0)
+        self._dirty = True
+        self.records[job_id] = after
+        (self.open.discard if after["status"] in ENDED else self.open.add)(job_id)
+        if before is None:
+            self.require(after["status"] == "queued" and after["attempt"] == 0, f"{job_id} was born {after['status']}")
+            return
+        self._compare(job_id, before, after)
+        if after["status"] in ENDED and before["status"] not in ENDED:
+            self.ends[job_id] += 1
+        for variation in after["variations"]:
+            self.published[variation["key"]] = job_id
+            self.require(variation["key"] in self.bucket, f"{job_id}: published without its object")
+        if after["erased_at"]:
+            for variation in before["variations"]:
+                self.published.pop(variation["key"], None)
+
+    def told(self, key: str, parts: Sequence[str]) -> None:
+        if key == COMPLETIONS:
+            self.told_ends[parts[parts.index("id") + 1]] += 1
+
+    def committed(self, records: "Records") -> None:
+        if not self._dirty:
+            return
+        self._dirty = False
+        team = int(records.data["team:team"]["credit"])
+        user = int(records.data["user:user"]["credit_left"])
+        self.require(team == user == CREDIT - self._owed, f"credits: {team}, {user}, owed {self._owed}")
+
+    def about_to_put(self, key: AssetKey) -> None:
+        self.require(key not in self.published, f"{key} is published and written again")
+
+    def about_to_delete(self, key: AssetKey) -> None:
+        job_id = self.published.get(key)
+        self.require(job_id is None or job_id in self.deleting, f"{key} is published and deleted")
+
+    def _compare(self, job_id: str, before: Fields, after: Fields) -> None:
+        old, new = before["status"], after["status"]
+        self.require(old == new or (old, new) in MOVES, f"{job_id}: {old} became {new}")
+        self.require(after["version"] == before["version"] + 1, f"{job_id}: version {after['version']}")
+        started = after["attempt"] - before["attempt"]
+        self.require(started == (new == "running" and old != new), f"{job_id}: attempt grew by {started}")
+        again = (old, new) == ("failed", "queued")
+        self.require(not again or job_id in self.retried, f"{job_id}: tried again though nobody asked")
+        failed = after["failed_attempts"] - before["failed_attempts"]
+        self.require(again or failed in {0, 1}, f"{job_id}: failed attempts grew by {failed}")
+        if old in ENDED and not again:
+            kept = ("status", "charged", "finished_at", "failure", "attempt")
+            self.require(all(before[name] == after[name] for name in kept), f"{job_id}: changed after its end")
+            same = before["variations"] == after["variations"]
+            self.require(same or after["erased_at"], f"{job_id}: other variations after its end")
+        asked = job_id in self.deleting
+        self.require(new != "canceled" or asked, f"{job_id}: canceled though nobody asked")
+
+
+CREDIT: Final = 10_000_000
+
+
+def _owes(record: Fields) -> int:
+    return int(record["charged"] if record["status"] in ENDED else record["price"])
+
+
+def check_indices(records: "Records", fail: Callable[[str], None]) -> None:
+    """Require of each record that the indices say of it what it is, and nothing else."""
+    expected: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for key, fields in records.data.items():
+        if not key.startswith("job:"):
+            continue
+        record = JobRecord.model_validate_json(fields["record"])
+        for scope in scopes(record):
+            expected[index(scope, record.status)][record.id] = accepted_us(record)
+        if not record.finished:
+            expected[open_jobs(record.team_id)][record.id] = accepted_us(record)
+    kinds = [f":{status}" for status in JobStatus] + [":open"]
+    found = {
+        key: dict(value)
+        for key, value in records.data.items()
+        if key.endswith(tuple(kinds)) and key.startswith(("jobs:", "team:"))
+    }
+    if found != dict(expected):
+        fail(f"indices: {found} instead of {dict(expected)}")

@@ -1,0 +1,175 @@
+"""People: they send jobs, send them again when no answer comes, change their minds, and believe what they were told."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from typing import Any, Final
+
+from PIL import Image
+
+from api.deletion import delete_result
+from api.services import Services
+from api.sources import Source, named_source, stored_source
+from api.submission import Draft, report, submit
+from api.uploads import Upload
+from shared import idempotency, transitions
+from shared.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, Unavailable
+from shared.idempotency import Once
+from shared.ids import AssetKey, JobId, KeyId, TeamId, UserId
+from shared.images import ImageType
+from shared.jobs import Echo
+from shared.keys import ApiKey
+from tests.samples import encoded
+from tests.sim.actors import ApiProcess, Call, Site
+from tests.sim.world import EPOCH, Process, World
+
+PATIENCE: Final = (1.0, 4.0, 30.0)  #: seconds until a client gives up on a request
+PICTURE: Final = encoded(Image.new("RGB", (4, 4), "red"), "PNG")
+NAMED: Final = AssetKey("images/named.png")  #: an image of the team
+CALLER: Final = ApiKey(
+    id=KeyId("key"),
+    team_id=TeamId("team"),
+    team_name="lab",
+    user_id=UserId("user"),
+    user_name="Ada",
+    digest="",
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+Route = Callable[[Services], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job that a client wants."""
+
+    number: int
+    how: str  #: what makes its requests the same: ``keyed``, ``retried``, or ``once``: nothing
+    uploads: bool  #: whether the source comes with the request
+    draft: Draft
+
+    def once(self, *, again: bool) -> Once | None:
+        asked = idempotency.fingerprint(self.number)
+        if self.how == "keyed":
+            return idempotency.keyed(CALLER.team_id, f"order {self.number}", asked)
+        return idempotency.retried(CALLER.id, asked, retry=again) if self.how == "retried" else None
+
+    def source(self, services: Services, once: Once | None) -> AbstractAsyncContextManager[Source]:
+        if not self.uploads:
+            return named_source(services, CALLER, NAMED, once)
+        digest = sha256(PICTURE).hexdigest()
+        upload = Upload(f"{self.number}.png", BytesIO(PICTURE), ImageType.PNG, len(PICTURE), digest)
+        return stored_source(services, CALLER, upload, once)
+
+
+class Clients:
+    """All clients, with what they were told.
+
+    Args:
+        site: Where they are.
+        api: Returns the API's process; None while there is none.
+    """
+
+    def __init__(self, site: Site, api: Callable[[], ApiProcess | None]) -> None:
+        self._site = site
+        self._world: World = site.world
+        self._api = api
+        self._process = Process(site.world, "clients")
+        self.accepted: dict[JobId, int] = {}  #: order numbers of the jobs that an answer named
+        self.unanswered: set[int] = set()  #: orders that nobody retried though their answer was lost
+        self.orders: dict[int, Order] = {}
+        self.open = 0  #: clients that are not done
+
+    def come(self, orders: int) -> None:
+        chosen = self._world.random
+        for number in range(orders):
+            parameters = {
+                "num_outputs": chosen.choice((1, 1, 2)),
+                "num_inference_steps": chosen.choice((1, 3, 8)),
+                "seed": number,
+                "output_format": "png",
+                "megapixels": "0.25",
+            }
+            echo = Echo(type="IMAGE_VARIATOR", model="m", prompt_object="{}", request_id=str(number))
+            draft = Draft(parameters, echo, low_priority=chosen.random() < 0.2)
+            how = chosen.choice(("keyed", "keyed", "keyed", "retried", "once"))
+            order = Order(number, how, chosen.random() < 0.4, draft)
+            self.orders[number] = order
+            self.open += 1
+            self._process.spawn(f"client {number}", partial(self._visit, order))
+
+    def _visit(self, order: Order) -> None:
+        chosen = self._world.random
+        self._world.wait(chosen.uniform(0, 6))
+        job_id = self._order(order)
+        if job_id and chosen.random() < 0.25:
+            self._world.wait(chosen.choice((0.0, 0.1, 1.0, 5.0, 20.0)))
+            self._give_up(job_id)
+        self.open -= 1
+
+    def _order(self, order: Order) -> JobId | None:
+        """Send an order until it stands or is refused."""
+        again = False
+        while True:
+            answer = self._ask(f"order {order.number}", partial(_submit, order, again))
+            if answer.error is None:
+                job_id: JobId = answer.result.job_id
+                self.accepted[job_id] = order.number
+                self._world.note(f"accepted {job_id}")
+                return job_id
+            again = True
+            if not isinstance(answer.error, Unavailable | TooManyRequests):
+                self._site.checks.require(
+                    isinstance(answer.error, InvalidRequest) and order.uploads, f"refused: {answer.error!r}"
+                )
+                return None
+            if order.how == "once":
+                self.unanswered.add(order.number)
+                return None
+
+    def _give_up(self, job_id: JobId) -> None:
+        """Have a job canceled, with or without its traces deleted."""
+        self._site.checks.deleting.add(job_id)
+        route = self._world.random.choice((_cancel, _delete))
+        while (error := self._ask("give up", partial(route, job_id)).error) and isinstance(error, Unavailable):
+            pass
+        self._site.checks.require(error is None, f"cannot be given up: {error!r}")
+
+    def _ask(self, name: str, route: Route) -> Call:
+        """Send a request and wait for its answer, as long as a client does."""
+        api, chosen = self._api(), self._world.random
+        if api is None:
+            self._world.wait(1)
+            call = Call()
+            call.end(error=Unavailable("refused"))
+            return call
+        call = api.request(name, route)
+        self._world.wait(chosen.choice(PATIENCE), call.over)
+        seen = Call()
+        if not call.over.is_set() or chosen.random() < self._site.network.weather.records:
+            seen.end(error=Unavailable("no answer"))
+        else:
+            seen.end(call.result, call.error)
+        if seen.error:
+            self._world.wait(chosen.uniform(0.1, 2))
+        return seen
+
+
+async def _submit(order: Order, again: bool, services: Services) -> Any:  # noqa: FBT001  bound by a partial
+    once = order.once(again=again)
+    return await submit(services, CALLER, order.draft, order.source(services, once), once)
+
+
+async def _cancel(job_id: JobId, services: Services) -> None:
+    await report(services, CALLER, job_id)
+    cancel = partial(transitions.cancel, now=services.clock.now())
+    await services.run(services.jobs.update(job_id, cancel))
+
+
+async def _delete(job_id: JobId, services: Services) -> None:
+    await delete_result(services, CALLER, job_id)
+
+

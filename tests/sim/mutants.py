@@ -1,0 +1,158 @@
+"""Mistakes that somebody could make in our code, each of which the simulation must find."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
+from unittest.mock import patch
+
+from api.dispatcher import Dispatcher
+from shared import idempotency, job_index, job_store, transitions
+from shared.errors import IllegalTransition, LeaseLost, RecordsUnavailable
+from shared.job_store import JobStore
+from shared.jobs import JobRecord, JobStatus
+from worker.lease import LeaseKeeper
+from worker.runner import Runner
+
+Mutant = Callable[[], AbstractContextManager[Any]]
+
+
+def _finish_by_anybody() -> AbstractContextManager[Any]:
+    """An attempt that lost its job ends it all the same."""
+
+    def require_running(record: JobRecord, attempt: int) -> None:
+        if record.status is not JobStatus.RUNNING:
+            raise LeaseLost
+
+    return patch.object(transitions, "_require_held", require_running)
+
+
+def _finish_only_once() -> AbstractContextManager[Any]:
+    """A finish whose answer was lost is refused when it is sent again."""
+    finish = transitions.finish
+
+    def strict(record: JobRecord, *, attempt: int, **made: Any) -> JobRecord:
+        if record.finished:
+            raise LeaseLost
+        return finish(record, attempt=attempt, **made)
+
+    return patch.object(transitions, "finish", strict)
+
+
+def _claim_what_runs() -> AbstractContextManager[Any]:
+    """A message that came twice starts a second attempt beside the first."""
+    claim = transitions.claim
+
+    def greedy(record: JobRecord, **planned: Any) -> JobRecord:
+        if record.finished:
+            raise IllegalTransition
+        return claim(record.model_copy(update={"status": JobStatus.QUEUED}), **planned)
+
+    return patch.object(transitions, "claim", greedy)
+
+
+def _take_back_the_living() -> AbstractContextManager[Any]:
+    """A job is taken back though its lease was renewed meanwhile."""
+    return patch.object(JobStore, "take_back", JobStore.update)
+
+
+def _no_quiet_lease() -> AbstractContextManager[Any]:
+    """After a restart of the records server every lease that lapsed meanwhile counts."""
+    return patch.object(Dispatcher, "_leases_can_be_trusted", lambda _: True)
+
+
+def _versions_ignored() -> AbstractContextManager[Any]:
+    """A change overwrites another that came between."""
+    version_is = job_store._version_is
+
+    def any_version(version: str, job_id: Any) -> Any:
+        return version_is(version, job_id)._replace(command=("GET", "nothing"), expected="")
+
+    return patch.object(job_store, "_version_is", any_version)
+
+
+def _give_back_twice() -> AbstractContextManager[Any]:
+    """What a job did not use comes back whenever its record changes after its end."""
+    reserved = job_index.reserved
+
+    def forgetful(record: JobRecord) -> int:
+        return 0 if record.erased_at else reserved(record)
+
+    return patch.object(job_index, "reserved", forgetful)
+
+
+def _keys_forgotten() -> AbstractContextManager[Any]:
+    """Twins of a request do not see each other."""
+    mark = idempotency.mark
+
+    def careless(once: Any, made: str) -> Any:
+        return [], mark(once, made)[1]
+
+    return patch.object(idempotency, "mark", careless)
+
+
+def _never_again() -> AbstractContextManager[Any]:
+    """A message that was lost is not sent again."""
+    return patch.object(Dispatcher, "_publish_again", lambda _: None)
+
+
+def _marked_afterwards() -> AbstractContextManager[Any]:
+    """A job counts as published and its message is never sent."""
+    return patch.object(Dispatcher, "_take_back_lost_jobs", lambda _: None)
+
+
+def _handed_back_as_failed() -> AbstractContextManager[Any]:
+    """A worker that leaves in peace costs its jobs an attempt."""
+    hand_back = transitions.hand_back
+
+    def blame(record: JobRecord, **given: Any) -> JobRecord:
+        after = hand_back(record, **given)
+        return after.model_copy(update={"failed_attempts": after.failed_attempts + (after is not record)})
+
+    return patch.object(transitions, "hand_back", blame)
+
+
+def _discard_when_unsure() -> AbstractContextManager[Any]:
+    """A worker that does not hear whether its finish arrived removes what it stored."""
+    settle = Runner._settle
+
+    def hasty(self: Runner, record: JobRecord, transition: Any) -> JobRecord:
+        try:
+            self.update(record.id, transition)
+        except RecordsUnavailable:
+            self._discard(record)
+        return settle(self, record, transition)
+
+    return patch.object(Runner, "_settle", hasty)
+
+
+def _renew_nothing() -> AbstractContextManager[Any]:
+    """Leases lapse while their jobs run."""
+    return patch.object(LeaseKeeper, "_renew", lambda *_: None)
+
+
+def _orphans_forgotten() -> AbstractContextManager[Any]:
+    """Nobody remembers where a lost attempt may have written."""
+    return patch.object(JobRecord, "unpublished_keys", frozenset())
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    _finish_by_anybody,
+    _finish_only_once,
+    _claim_what_runs,
+    _take_back_the_living,
+    _no_quiet_lease,
+    _versions_ignored,
+    _give_back_twice,
+    _keys_forgotten,
+    _never_again,
+    _marked_afterwards,
+    _handed_back_as_failed,
+    _discard_when_unsure,
+    _renew_nothing,
+    _orphans_forgotten,
+)

@@ -1,0 +1,254 @@
+"""The servers that all processes share, and the networks between: everything that can go wrong there does."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Event
+from typing import Any, BinaryIO, Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.errors import StorageUnavailable, Unavailable
+from shared.ids import AssetKey, JobId
+from shared.programs import SOCKET_TIMEOUT
+from tests.memory.objects import MemoryObjects
+from tests.memory.server import MemoryServer
+from tests.sim.checks import Checks
+from tests.sim.world import Process, SimClock, World
+
+TIMEOUT: Final = SOCKET_TIMEOUT.total_seconds()
+STORAGE_TIMEOUT: Final = 15.0  #: seconds
+
+
+@dataclass
+class Weather:
+    """How often calls go wrong."""
+
+    records: float = 0.0  #: share of commands
+    storage: float = 0.0  #: share of calls
+    broker: float = 0.0  #: share of messages
+    slow: float = 0.0  #: share of calls that take long, though not too long
+
+    def calm(self) -> None:
+        self.records = self.storage = self.broker = self.slow = 0.0
+
+
+@dataclass
+class Outage:
+    """A server that nobody reaches for a while."""
+
+    until: float = 0.0
+    hangs: bool = False  #: callers wait for their timeout instead of being refused at once
+
+
+class Network:
+    """What the processes' calls go through."""
+
+    def __init__(self, world: World, weather: Weather) -> None:
+        self.world = world
+        self.weather = weather
+        self.outages = {name: Outage() for name in ("records", "storage", "broker")}
+        self.nature = Process(world, "nature")  #: does what happens when nobody waits for it any more
+
+    def travel(self, what: str, patience: float) -> None:
+        """Let the time of one way pass."""
+        self.world.note(what)
+        chosen = self.world.random
+        draw = chosen.random()
+        if draw < self.weather.slow:
+            self.world.wait(chosen.uniform(0, 0.9 * patience))
+        else:
+            self.world.wait(0.0 if draw < 0.7 else chosen.uniform(0, 0.02))
+
+    def refuses(self, server: str, timeout: float) -> str:
+        """Return how a server's outage shows to a caller: not at all, at once, or after a timeout."""
+        outage = self.outages[server]
+        if self.world.time >= outage.until:
+            return ""
+        if outage.hangs:
+            self.world.wait(timeout)
+            return "hangs"
+        return "refused"
+
+    def later(self, what: str, act: Callable[[], Any]) -> None:
+        """Do something that a caller gave up on."""
+
+        def do_it() -> None:
+            self.world.wait(self.world.random.uniform(0, 3))
+            self.world.note(f"late: {what}")
+            act()
+
+        self.nature.spawn("late", do_it)
+
+
+class Records(MemoryServer):
+    """The records server, whose every change is checked."""
+
+    def __init__(self, network: Network, clock: SimClock, checks: Checks) -> None:
+        super().__init__(clock)
+        self._network = network
+        self._checks = checks
+        self.restarts = 0
+
+    def do_hset(self, key: str, *fields: str) -> int:
+        if key.startswith("job:") and "record" in fields:
+            self._checks.record_changed(key, self.do_hget(key, "record"), fields[fields.index("record") + 1])
+        return super().do_hset(key, *fields)
+
+    def do_xadd(self, key: str, *parts: str) -> str:
+        self._checks.told(key, parts)
+        return super().do_xadd(key, *parts)
+
+    def do_eval(self, script: str, keys: str, plan_text: str) -> int:
+        place = super().do_eval(script, keys, plan_text)
+        if place == 0:
+            self._checks.committed(self)
+        return place
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.run_id = f"run {self.restarts}"
+
+    def ask(self, process: Process, *command: Any) -> Any:
+        """Answer a process's command, as far as the network lets it."""
+        network, chosen = self._network, self._network.world.random
+        what = f"{command[0]} {command[1] if len(command) > 1 and command[0] != 'EVAL' else ''}"
+        network.travel(what, TIMEOUT)
+        if how := network.refuses("records", TIMEOUT):
+            if how == "hangs":
+                if command[0] not in BLOCKING and chosen.random() < 0.5:  # it stands in the server's socket
+                    network.later(what, partial(self.execute, *command))
+                raise RedisTimeoutError("simulated")
+            raise RedisConnectionError("simulated")
+        fault = chosen.choice(FAULTS) if chosen.random() < network.weather.records else ""
+        if fault:
+            network.world.note(f"{fault}: {what}")
+        if fault == "refused":
+            raise RedisConnectionError("simulated")
+        if fault == "late" and command[0] not in BLOCKING:
+            network.later(what, partial(self.execute, *command))
+            network.world.wait(TIMEOUT)
+            raise RedisTimeoutError("simulated")
+        answer = self.execute(*command)
+        if fault in {"resent", "lost after resent"}:
+            network.travel(f"again: {what}", TIMEOUT)
+            answer = self.execute(*command)
+        if fault in {"lost", "lost after resent"}:
+            raise RedisConnectionError("simulated")
+        if chosen.random() < 0.3:
+            network.travel("answer", TIMEOUT / 2)
+        return answer
+
+
+BLOCKING: Final = frozenset({"BLPOP", "XREAD"})
+FAULTS: Final = ("refused", "lost", "resent", "lost after resent", "late")
+
+
+class Objects(MemoryObjects):
+    """The bucket as one process reaches it."""
+
+    def __init__(self, network: Network, process: Process, bucket: dict[AssetKey, bytes], checks: Checks) -> None:
+        super().__init__()
+        self.stored = bucket
+        self._network = network
+        self._process = process
+        self._checks = checks
+
+    def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
+        data = body if isinstance(body, bytes) else body.read()
+        self._checks.about_to_put(key)
+        return str(self._call(f"put {key}", lambda: MemoryObjects.put(self, key, data, content_type)))
+
+    def get(self, key: AssetKey) -> bytes:
+        return bytes(self._call(f"get {key}", lambda: MemoryObjects.get(self, key)))
+
+    def delete(self, key: AssetKey) -> None:
+        def do_it() -> None:
+            self._checks.about_to_delete(key)
+            MemoryObjects.delete(self, key)
+
+        self._call(f"delete {key}", do_it)
+
+    def _call(self, what: str, act: Callable[[], Any]) -> Any:
+        network, chosen = self._network, self._network.world.random
+        network.travel(what, 1.0)
+        if network.refuses("storage", STORAGE_TIMEOUT):
+            raise StorageUnavailable("simulated")
+        fault = chosen.choice(("refused", "lost", "late")) if chosen.random() < network.weather.storage else ""
+        if fault:
+            network.world.note(f"{fault}: {what}")
+        if fault == "refused":
+            raise StorageUnavailable("simulated")
+        if fault == "late" and not what.startswith("get"):
+            network.later(what, act)
+            network.world.wait(STORAGE_TIMEOUT)
+            raise StorageUnavailable("simulated")
+        answer = act()
+        network.travel("stored", 1.0)
+        if fault:
+            raise StorageUnavailable("simulated")
+        return answer
+
+
+@dataclass
+class Messages:
+    """What lies in the broker."""
+
+    waiting: deque[JobId] = field(default_factory=deque)
+    arrived: Event = field(default_factory=Event)
+
+
+class Broker:
+    """The broker as one process reaches it."""
+
+    def __init__(self, network: Network, process: Process, messages: Messages) -> None:
+        self._network = network
+        self._process = process
+        self._messages = messages
+
+    def publish(self, jobs: Sequence[JobId]) -> None:
+        for job_id in jobs:
+            lost = self._lost(f"publish {job_id}")
+            if not lost or self._network.world.random.random() < 0.5:
+                self._add(job_id)
+            if lost:
+                raise Unavailable("simulated")
+
+    def report_failure(self, job_id: JobId, reason: str) -> None:
+        if self._lost(f"report {job_id}"):
+            raise Unavailable("simulated")
+
+    def waiting(self) -> set[JobId]:
+        if self._lost("waiting"):
+            raise Unavailable("simulated")
+        return set(self._messages.waiting)
+
+    def take(self, seconds: float) -> JobId | None:
+        """Return the next message, which is gone from the broker then; None if none comes in time."""
+        messages, world = self._messages, self._network.world
+        if self._network.refuses("broker", seconds):
+            world.wait(seconds)
+            return None
+        if not messages.waiting:
+            messages.arrived.clear()
+            world.wait(seconds, messages.arrived)
+        if not messages.waiting:
+            return None
+        job_id = messages.waiting.popleft()
+        if world.random.random() < self._network.weather.broker:
+            world.note(f"twice: {job_id}")
+            self._add(job_id)
+        world.note(f"took {job_id}")
+        return job_id
+
+    def _lost(self, what: str) -> bool:
+        self._network.travel(what, 1.0)
+        return bool(self._network.refuses("broker", 5)) or (
+            self._network.world.random.random() < self._network.weather.broker
+        )
+
+    def _add(self, job_id: JobId) -> None:
+        self._messages.waiting.append(job_id)
+        self._messages.arrived.set()
