@@ -3,6 +3,7 @@
 #   make test        all tests but the slow ones                TEST_ARGS="-k worker"
 #   make test-slow   the slow ones
 #   make check       lint, format, types, imports
+#   make chaos       10,000 jobs while everything is killed and frozen, here and in plain Celery    CHAOS_ARGS="--seed 7"
 #   make bench       how fast a job is accepted, how well 1,000 callers wait
 # Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu spares gigabytes of CUDA.
 
@@ -10,6 +11,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
+CHAOS_ARGS ?=
 
 # Torch's threads wait without spinning: beside another busy process that is five times as fast.
 export OMP_WAIT_POLICY ?= passive
@@ -17,7 +19,7 @@ export OMP_WAIT_POLICY ?= passive
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help demo test test-slow check bench
+.PHONY: help demo test test-slow check chaos bench
 
 help:
 	@sed -n 's/^#   *//p' Makefile
@@ -36,6 +38,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.accept

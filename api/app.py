@@ -13,13 +13,13 @@ from fastapi_offline import FastAPIOffline
 from api import health, onemin, onemin_web, openai, openapi, problems, results
 from api.middleware import BodyLimit, RequestId
 from api.services import Services
-from api.waiting import Completions, Reports
+from api.waiting import Completions
 from shared.clock import Clock
 from shared.completions import BLOCK
 from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
-from shared.programs import connect_async
+from shared.programs import connect_async, connect_shared
 from shared.settings import Settings
 
 FETCHES: Final = 8  #: images fetched from elsewhere at the same time; the storage keeps 32 of anyio's 40 threads
@@ -32,15 +32,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """Connect, serve, and stop following completions."""
         url = settings.records.url.get_secret_value()
-        async with connect_async(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
-            completions, jobs = Completions(following), JobStore(settings.jobs.lease_seconds)
+        async with connect_shared(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
+            completions = Completions(following)
             app.state.services = Services(
                 settings=settings,
                 records=records,
-                jobs=jobs,
+                jobs=JobStore(settings.jobs.lease_seconds),
                 objects=ObjectStore(settings.storage),
                 completions=completions,
-                reports=Reports(records, jobs),
                 egress=Egress(settings.egress),
                 clock=Clock(),
                 decoders=CapacityLimiter(os.cpu_count() or 1),

@@ -1,6 +1,5 @@
 """How pictures leave: their objects first, then the record says so, so that a deletion that broke can be repeated."""
 
-from datetime import UTC, datetime
 from functools import partial
 
 from api.services import Services
@@ -26,7 +25,7 @@ async def delete_asset(services: Services, caller: ApiKey, key: AssetKey) -> Ass
     if asset.job_id:
         raise InvalidRequest.of("key", f"is a variation; DELETE /api/results/{asset.job_id} deletes it", key)
     await services.in_thread(partial(services.objects.delete, key))
-    return await services.run(assets.bury(asset, datetime.now(UTC)))
+    return await services.run(assets.bury(asset, services.clock.now()))
 
 
 async def delete_result(services: Services, caller: ApiKey, job_id: JobId) -> None:
@@ -37,10 +36,10 @@ async def delete_result(services: Services, caller: ApiKey, job_id: JobId) -> No
         StorageUnavailable, RecordsUnavailable: If a server does not answer; the same request finishes the work.
     """
     await report(services, caller, job_id)
-    now = datetime.now(UTC)
+    now = services.clock.now()
     ended = await services.run(services.jobs.update(job_id, partial(transitions.cancel, now=now)))
     own = (ended.parameters.source,) if ended.owns_source else ()
-    for key in {*ended.planned_keys, *own} - {""}:
+    for key in sorted({*ended.planned_keys, *own} - {""}):
         # One that a worker is storing at this moment, or an earlier attempt left, is the sweeper's.
         await services.in_thread(partial(services.objects.delete, key))
     await services.run(services.jobs.update(job_id, partial(transitions.erase, now=now)))

@@ -20,9 +20,11 @@ from pydantic import ValidationError
 
 from api.dispatch_policy import choose, window
 from api.sweeper import Sweeper
+from api.webhooks import Deliverer
 from shared import backlog, dispatch_store, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
+from shared.egress import Egress
 from shared.errors import Unavailable
 from shared.ids import JobId
 from shared.job_store import JobStore
@@ -133,7 +135,7 @@ class Dispatcher:
             if self._run(self._store.adopt(job_id)):
                 log.warning("found a job that no queue held", job=job_id)
         queued = self._run(dispatch_store.backlog())
-        self._run(dispatch_store.drop_empty(queue for queue, work in queued.items() if not work))
+        self._run(dispatch_store.drop_empty(queue for queue, work in queued.items() if work <= 0))
         given, busy = self._run(dispatch_store.shares()), {queue.team_id for queue in queued}
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
@@ -169,7 +171,8 @@ class Dispatcher:
             batch, given = choose(waiting, shares, count=count, now_us=now_us, ageing=rules.ageing_seconds)
             now = self._run(dispatch_store.server_seconds())
             # Marked first: a claim removes the mark, and must find it there.
-            if batch and self._run(dispatch_store.mark_published(batch, given, now)):
+            marked = self._run(dispatch_store.mark_published(batch, given, now)) if batch else False
+            if marked:
                 self._send([job.job_id for job in batch], again=False)
         self._tell(state, running)
 
@@ -199,14 +202,16 @@ def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:
 
 
 def dispatch(settings: Settings) -> None:
-    """Run dispatcher and sweeper until SIGTERM or SIGINT."""
+    """Run dispatcher, sweeper and webhooks until SIGTERM or SIGINT."""
     stop, clock = Event(), Clock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    records = connect(settings.records.url.get_secret_value())
+    records, objects = connect(settings.records.url.get_secret_value()), ObjectStore(settings.storage)
     dispatcher = Dispatcher(settings, records, Broker(settings.broker.url.get_secret_value()), clock)
-    sweeper = Sweeper(settings, records, ObjectStore(settings.storage), clock)
+    sweeper = Sweeper(settings, records, objects, clock)
+    deliverer = Deliverer(settings, records, Egress(settings.egress), objects, clock)
     Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
+    Thread(target=deliverer.run, args=(stop,), name="webhooks", daemon=True).start()
     dispatcher.run(stop)
 
 

@@ -20,7 +20,8 @@ from shared.job_store import Progress, Report
 from shared.jobs import JobStatus
 from shared.teams import get_user
 
-PERIOD: Final = 0.5  #: seconds between two looks at a job
+PERIOD: Final = 0.5  #: seconds between two looks at a job, at least
+MOMENT: Final = 0.05  #: seconds; looks of many watchers fall together on a multiple of it
 HEARTBEAT: Final = 15  #: seconds of silence after which a comment tells proxies that the connection lives
 
 
@@ -37,7 +38,7 @@ async def watch(services: Services, job_id: JobId, seen: str) -> AsyncIterator[b
     async with services.completions.listening(job_id) as woken:
         while not services.completions.closing:
             with suppress(RecordsUnavailable):  # it will be back
-                found = await services.reports.get(job_id)
+                found = await services.run(services.jobs.report(job_id))
                 if found is None:
                     return
                 if (name := name_of(found)) != seen:
@@ -79,9 +80,8 @@ async def _data(services: Services, found: Report) -> str:
 
 
 async def _next_look(woken: asyncio.Event) -> None:
-    """Wait for the end, or until all watchers of this process look at the same moment: that is one read for them."""
-    loop = asyncio.get_running_loop()
+    """Wait for the end, or some time; watchers who look in the same moment are read for in one batch."""
     with suppress(TimeoutError):
-        async with asyncio.timeout_at((loop.time() // PERIOD + 1) * PERIOD):
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() // MOMENT * MOMENT + PERIOD + MOMENT):
             await woken.wait()
     woken.clear()

@@ -1,7 +1,6 @@
 """The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its list of models."""
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -10,18 +9,19 @@ from starlette.responses import RedirectResponse
 
 from api.auth import Caller, authenticate
 from api.deletion import delete_asset
-from api.onemin_requests import TYPE, parse_submission
-from api.onemin_view import ai_record, asset_answer, catalog, instant
+from api.onemin_requests import parse_submission
+from api.onemin_view import TYPE, ai_record, asset_answer, catalog, instant
 from api.repeats import once_of
 from api.services import Services, ServicesDep, services_of
 from api.sources import find_asset, named_source
-from api.submission import outcome, submit
+from api.submission import Accepted, outcome, submit
 from api.uploads import Upload, form_with, receive, store
 from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, UnsupportedMediaType
 from shared.idempotency import fingerprint
 from shared.ids import AssetKey
+from shared.job_store import Report
 from shared.keys import ApiKey
-from shared.teams import get_user
+from shared.teams import TeamUser, get_user
 
 router = APIRouter(tags=["1min.ai"])
 
@@ -83,13 +83,22 @@ async def vary(request: Request, caller: ApiKey, services: Services, body: Any) 
     """Answer an ``IMAGE_VARIATOR`` body with its job's record."""
     wait = services.settings.api.wait_seconds
     draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
-    user = await services.run(get_user(caller.user_id))
     once = once_of(request, caller, fingerprint("features", body))
     job = await submit(services, caller, draft, named_source(services, caller, reference, once), once)
     found = await outcome(services, caller, job, draft.wait)
-    with suppress(RecordsUnavailable):
-        user = await services.run(get_user(found.record.user_id))  # what the job cost is counted by now
-    return ai_record(found, user, services.objects)
+    return ai_record(found, await _payer(services, job, found), services.objects)
+
+
+async def _payer(services: Services, job: Accepted, found: Report) -> TeamUser:
+    """Return a job's user with what is left at the time of a report, or else as the job's acceptance left it."""
+    if job.payer and found is job.report:
+        return job.payer
+    try:
+        return await services.run(get_user(found.record.user_id))
+    except RecordsUnavailable:
+        if job.payer is None:
+            raise
+        return job.payer
 
 
 async def json_body(request: Request) -> Any:

@@ -17,14 +17,12 @@ from pydantic import (
 )
 
 from api.fields import SHOWN, Deadline, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained, no_none
+from api.onemin_view import MODEL
 from api.submission import Draft
 from shared.egress import Egress
 from shared.errors import EgressRefused, InvalidRequest, UnsupportedModel
 from shared.jobs import Echo, OutputFormat, Webhook, WebhookEvent
 from shared.sizes import AspectRatio, Megapixels
-
-MODEL: Final = "black-forest-labs/flux-redux-dev"
-TYPE: Final = "IMAGE_VARIATOR"
 
 #: Other names that real clients have for our parameters; the documented name, which stands first, wins.
 ALIASES: Final = {

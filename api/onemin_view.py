@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
-from api.onemin_requests import MODEL, TYPE
 from shared.assets import Asset
 from shared.cost import USD_PER_VARIATION
 from shared.images import ImageType
@@ -15,6 +14,8 @@ from shared.object_store import ObjectStore
 from shared.teams import TeamUser
 from shared.webhooks import message_id
 
+MODEL: Final = "black-forest-labs/flux-redux-dev"
+TYPE: Final = "IMAGE_VARIATOR"
 STATUSES: Final = {
     JobStatus.QUEUED: "PROCESSING",
     JobStatus.RUNNING: "PROCESSING",

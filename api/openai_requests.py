@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from starlette.datastructures import FormData
 
 from api.fields import SHOWN, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained
-from api.onemin_requests import TYPE
+from api.onemin_view import TYPE
 from shared.errors import InvalidRequest, UnsupportedModel
 from shared.jobs import Echo, OutputFormat
 from shared.sizes import AspectRatio, Megapixels, size_of

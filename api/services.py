@@ -4,17 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-import redis.asyncio
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from starlette.requests import Request
 
-from api.waiting import Completions, Reports
+from api.waiting import Completions
 from shared.clock import Clock
 from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
-from shared.programs import Program, T, run_async
+from shared.programs import AsyncClient, Program, T, run_async
 from shared.settings import Settings
 
 
@@ -23,11 +22,10 @@ class Services:
     """Servers and settings."""
 
     settings: Settings
-    records: "redis.asyncio.Redis"
+    records: AsyncClient
     jobs: JobStore
     objects: ObjectStore
     completions: Completions
-    reports: Reports
     egress: Egress
     clock: Clock
     decoders: CapacityLimiter  #: images decoded at the same time
@@ -48,4 +46,8 @@ def services_of(request: Request) -> Services:
     return services
 
 
-ServicesDep = Annotated[Services, Depends(services_of)]
+async def _services(request: Request) -> Services:
+    return services_of(request)  # FastAPI runs a plain function in a thread
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

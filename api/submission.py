@@ -17,6 +17,8 @@ from shared.ids import JobId
 from shared.job_store import Report
 from shared.jobs import SEEDS, Echo, JobRecord, Lane, Parameters, Webhook
 from shared.keys import ApiKey
+from shared.programs import Program, together
+from shared.teams import TeamUser, get_user
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Accepted(NamedTuple):
     """A job that stands."""
 
     job_id: JobId
-    record: JobRecord | None  #: as it was accepted; None if the same request made it earlier
+    #: As it was accepted, and its user as that left it; None if the same request made it earlier.
+    report: Report | None = None
+    payer: TeamUser | None = None
 
 
 async def submit(
@@ -51,7 +55,7 @@ async def submit(
     """
     if once and (earlier := await services.run(idempotency.find(once))):
         if await _counts(services, JobId(earlier), once.ended):
-            return Accepted(JobId(earlier), None)
+            return Accepted(JobId(earlier))
         once = once._replace(repeats=False)
     return await _accept(services, caller, draft, source, once)
 
@@ -66,14 +70,16 @@ async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timed
         NotFound: If the earlier job is gone.
         RecordsUnavailable: If it is an earlier one and the records server does not answer.
     """
+    if job.report and not wait:
+        return job.report
     try:
         if wait:
             await services.completions.wait(job.job_id, partial(_has_ended, services, job.job_id), wait)
         return await report(services, caller, job.job_id)
     except RecordsUnavailable:
-        if job.record is None:
+        if job.report is None:
             raise
-        return Report(job.record)
+        return job.report
 
 
 async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
@@ -99,9 +105,11 @@ async def _accept(
         chosen = {**draft.parameters, "source": own.key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
         record = _record(services, caller, draft, Parameters(**chosen), owns_source=own.owned)
         most_open = services.settings.teams.open_jobs
-        job_id = await services.run(services.jobs.accept(record, most_open=most_open, once=once))
+        accept = services.jobs.accept(record, most_open=most_open, once=once)
+        told: list[Program[Any]] = [accept, services.jobs.standing(record), get_user(caller.user_id)]
+        job_id, *as_accepted = await services.run(together(told))
         own.overtaken = job_id != record.id
-    return Accepted(job_id, record if job_id == record.id else None)
+    return Accepted(job_id) if own.overtaken else Accepted(job_id, *as_accepted)
 
 
 def _record(

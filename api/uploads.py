@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from typing import BinaryIO, Final
@@ -131,7 +131,7 @@ def _read(file: BinaryIO) -> tuple[bytes, str]:
 
 async def _reserve(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> Asset:
     """Reserve the key of this millisecond for the name, or of the next one that is free."""
-    now = datetime.now(UTC)
+    now = services.clock.now()
     while True:
         asset = Asset(
             key=AssetKey(f"{services.settings.storage.prefix}images/{key_stamp(now)}_{sanitised(upload.name)}"),

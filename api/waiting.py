@@ -1,4 +1,4 @@
-"""How any number of callers wait for jobs and watch them, on one connection each."""
+"""Waits for jobs to end, any number of callers on one connection."""
 
 import asyncio
 from collections import defaultdict
@@ -9,17 +9,14 @@ from typing import Final
 
 import redis.asyncio
 import structlog
-from pydantic import ValidationError
 
 from shared.completions import entries_after, newest_entry
 from shared.ids import JobId
-from shared.job_store import JobStore, Report
-from shared.programs import Program, run_async, together
+from shared.programs import run_async
 
 log = structlog.get_logger(__name__)
 
 PAUSE: Final = 0.5  #: seconds before the stream is read again when the server does not answer
-AT_ONCE: Final = 50  #: jobs read in one go: 3 ms of the event loop
 
 
 class Completions:
@@ -85,49 +82,6 @@ class Completions:
     def _wake_all(self) -> None:
         for events in self._waiting.values():
             _wake(events)
-
-
-class Reports:
-    """Reads jobs for their watchers: what is asked for at the same moment is read in one go.
-
-    Args:
-        records: A client.
-        jobs: The programs.
-    """
-
-    def __init__(self, records: "redis.asyncio.Redis", jobs: JobStore) -> None:
-        self._records = records
-        self._jobs = jobs
-        self._asked: set[JobId] = set()
-        self._reading: asyncio.Task[dict[JobId, Report | None]] | None = None
-
-    async def get(self, job_id: JobId) -> Report | None:
-        """Return a job; None if there is none, or it cannot be read.
-
-        Raises:
-            RecordsUnavailable: If the records server does not answer.
-        """
-        if not self._asked or self._reading is None:
-            self._reading = asyncio.create_task(self._read())
-        self._asked.add(job_id)
-        return (await asyncio.shield(self._reading))[job_id]
-
-    async def _read(self) -> dict[JobId, Report | None]:
-        asked, self._asked = list(self._asked), set()
-        found: dict[JobId, Report | None] = {}
-        for start in range(0, len(asked), AT_ONCE):
-            part = asked[start : start + AT_ONCE]
-            reports = await run_async(self._records, together([self._report(job_id) for job_id in part]))
-            found |= zip(part, reports, strict=True)
-        return found
-
-    def _report(self, job_id: JobId) -> Program[Report | None]:
-        """As the store's, but one record that cannot be read must not hide all others."""
-        try:
-            return (yield from self._jobs.report(job_id))
-        except ValidationError:
-            log.exception("a record cannot be read", job=job_id)
-            return None
 
 
 def _wake(events: Iterable[asyncio.Event]) -> None:

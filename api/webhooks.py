@@ -98,9 +98,8 @@ class Deliverer:
     def _message(self, report: Report, told: Delivery, at: datetime) -> tuple[bytes, dict[str, str]]:
         """Return what happened and when, with the job's record as it is now, and the headers that sign it."""
         record = report.record
-        times = {WebhookEvent.STARTED: record.started_at, WebhookEvent.FINISHED: record.finished_at}
         data = ai_record(report, run(self._records, get_user(record.user_id)), self._objects)
-        body = json.dumps({"type": told.event, "timestamp": instant(times[told.event] or at), "data": data}).encode()
+        body = json.dumps({"type": told.event, "timestamp": instant(told.at), "data": data}).encode()
         secret = run(self._records, webhook_secret(record.team_id))
         return body, {"Content-Type": "application/json", **sign(secret, message_id(record.id, told), at, body)}
 
@@ -118,9 +117,9 @@ def _told(record: JobRecord, event: WebhookEvent) -> Delivery | None:
 
 
 def _note(record: JobRecord, *, told: Delivery, made: DeliveryAttempt, next_at: datetime | None, ok: bool) -> JobRecord:
-    """Note a call, unless a later attempt of the job has made its event another message."""
+    """Note a call, unless the event happened again meanwhile, which makes it another message."""
     now = _told(record, told.event)
-    if now is None or now.attempt != told.attempt:
+    if now is None or now.at != told.at:
         return record
     return transitions.delivered(record, event=told.event, made=made, next_at=next_at, ok=ok or now.delivered)
 

@@ -74,7 +74,7 @@ def show_job(job_id: IdArgument, *, as_json: JsonOption = False, data: DataOptio
     if as_json:
         _print_json(told)
     else:
-        typer.echo("\n".join(f"{name:28}  {value}" for name, value in _flat(told)))
+        typer.echo("\n".join(f"{name:32}  {value}" for name, value in _flat(told)))
 
 
 @jobs.command("cancel")

@@ -145,9 +145,11 @@ def lengths(queues: Sequence[Queue]) -> Program[dict[Queue, int]]:
 
 
 def drop_empty(queues: Iterable[Queue]) -> Program[None]:
-    """Forget queues that have no queued job."""
+    """Forget queues that have no queued job; one that was claimed before a queue held it left less than no work."""
     for queue in queues:
-        nothing = [Guard(("HGET", BACKLOG, str(queue)), "0"), Guard(("ZCARD", queue.place), "0")]
+        nothing = [
+            Bounds(read, least=-(2**53), most=0) for read in (("HGET", BACKLOG, str(queue)), ("ZCARD", queue.place))
+        ]
         yield from commit(nothing, [("HDEL", BACKLOG, str(queue))])
 
 

@@ -64,6 +64,15 @@ def ring() -> list[Command]:
     return [("LPUSH", DOORBELL, 1), ("LTRIM", DOORBELL, 0, 0)]
 
 
+def adopted(record: JobRecord) -> list[Command]:
+    """Return the commands that a queued job of the release before lacks; its last attempt may have left objects."""
+    indices: list[Command] = [
+        ("ZADD", index(scope, record.status), accepted_us(record), record.id) for scope in scopes(record)
+    ]
+    left = [orphan(key, record.created_at) for key in record.planned_keys]
+    return [("HSET", place(record.id), "work", record.parameters.work), *indices, *left, *queued(record)]
+
+
 def queued(record: JobRecord) -> list[Command]:
     """Return the commands that make a job wait for the dispatcher."""
     queue = Queue(record.lane, record.team_id)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
+from pydantic import ValidationError
+
 from shared import backlog, idempotency, teams
 from shared.backlog import Backlog
 from shared.errors import LeaseLost, NotFound, TooManyRequests
@@ -17,6 +19,7 @@ from shared.job_index import (
     EVERYWHERE,
     PUBLISHED,
     Queue,
+    adopted,
     effects,
     forgotten,
     index,
@@ -24,7 +27,6 @@ from shared.job_index import (
     open_jobs,
     place,
     progress_place,
-    queued,
     ring,
     take_lease,
 )
@@ -105,18 +107,20 @@ class JobStore:
     def report(self, job_id: JobId) -> Program[Report | None]:
         """Return the record with its progress and its place in the queue."""
         record = yield from self.get(job_id)
-        if record is None:
-            return None
+        return (yield from self.standing(record)) if record else None
+
+    def standing(self, record: JobRecord) -> Program[Report]:
+        """Return a record with its progress and its place in the queue."""
         if record.status is JobStatus.RUNNING:
-            text, seen = yield [("GET", progress_place(job_id)), ("GET", backlog.PLACE)]
+            text, seen = yield [("GET", progress_place(record.id)), ("GET", backlog.PLACE)]
             progress = Progress(*map(int, text.split("/"))) if text else None
             done = progress.step / progress.steps if progress else 0.0
             return Report(record, progress, estimated_seconds=Backlog.parse(seen).seconds_left(record, done))
         if record.status is JobStatus.QUEUED:
             queue = Queue(record.lane, record.team_id)
             under_way, rank, seen = yield [
-                ("ZRANK", PUBLISHED, job_id),
-                ("ZRANK", queue.place, job_id),
+                ("ZRANK", PUBLISHED, record.id),
+                ("ZRANK", queue.place, record.id),
                 ("GET", backlog.PLACE),
             ]
             turn = Backlog.parse(seen).turn(record, rank or 0)
@@ -130,8 +134,15 @@ class JobStore:
         """Return the newest jobs of a scope that come after the cursor, and the cursor after them if there are more."""
         lists = yield from together([_older(index(scope, status), limit + 1, after) for status in statuses])
         found = sorted({entry for older in lists for entry in older}, reverse=True)
-        records = yield from together([self.get(entry.job_id) for entry in found[:limit]])
+        records = yield from together([self._readable(entry.job_id) for entry in found[:limit]])
         return [record for record in records if record], found[limit - 1] if len(found) > limit else None
+
+    def _readable(self, job_id: JobId) -> Program[JobRecord | None]:
+        """Return a record, but None for one that cannot be read, so that it hides no other in a list."""
+        try:
+            return (yield from self.get(job_id))
+        except ValidationError:
+            return None
 
     def update(self, job_id: JobId, transition: Transition) -> Program[JobRecord]:
         """Replace the record by ``transition(record)`` atomically and return the new one.
@@ -201,7 +212,7 @@ class JobStore:
             Guard(("ZSCORE", Queue(record.lane, record.team_id).place, job_id), ""),
             Guard(("ZSCORE", PUBLISHED, job_id), ""),
         ]
-        return (yield from commit(stray, [*queued(record), *ring()]))
+        return (yield from commit(stray, [*adopted(record), *ring()]))
 
     def forget(self, record: JobRecord) -> Program[None]:
         """Forget a job that has ended, unless it changed meanwhile."""

@@ -154,7 +154,7 @@ class Delivery(_Value):
     """One event on its way to the job's webhook."""
 
     event: WebhookEvent
-    attempt: int  #: of the job, when it happened
+    at: datetime  #: when it happened; tells one end of a job that was retried from another
     attempts: tuple[DeliveryAttempt, ...] = ()
     next_at: datetime | None  #: of the next call; None: there is none to come
     delivered: bool = False

@@ -5,14 +5,17 @@ answers; it returns its result. It is written once; the worker and the dispatche
 :func:`run_async`. A list is no transaction: others' commands may come in between.
 """
 
-import json
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import redis
 import redis.asyncio
+from pydantic_core import to_json
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -28,10 +31,6 @@ Step = Command | list[Command]
 Program = Generator[Step, Any, T]
 
 SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
-#: Of one API process; so many callers at a time learn within the time above that the server is away.
-CONNECTIONS = 500
-QUEUE_TIMEOUT = timedelta(seconds=10)  #: for a connection, in a burst of more callers than that
-
 
 #: How the answers of a server begin that is up and cannot serve: unable to save, stuck in a script, changing roles.
 UNAVAILABLE = ("MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN")
@@ -102,7 +101,7 @@ def broken_guard(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -
         "guards": [guard._asdict() | {"command": [str(part) for part in guard.command]} for guard in guards],
         "effects": [[str(part) for part in effect] for effect in effects],
     }
-    place = int((yield ("EVAL", COMMIT_SCRIPT, 0, json.dumps(plan))))
+    place = int((yield ("EVAL", COMMIT_SCRIPT, 0, to_json(plan).decode())))
     return guards[place - 1] if place else None
 
 
@@ -122,13 +121,14 @@ def run(client: redis.Redis, program: Program[T]) -> T:
             return result
 
 
-async def run_async(client: "redis.asyncio.Redis", program: Program[T]) -> T:
+async def run_async(client: "AsyncClient", program: Program[T]) -> T:
     """As :func:`run`, without blocking the event loop."""
+    ask = client.ask if isinstance(client, SharedConnection) else partial(_ask_async, client)
     with _translated_errors():
         try:
             step = next(program)
             while True:
-                step = program.send(await _ask_async(client, step))
+                step = program.send(await ask(step))
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -146,10 +146,66 @@ def _ask(client: redis.Redis, step: Step) -> Any:
 async def _ask_async(client: "redis.asyncio.Redis", step: Step) -> Any:
     if isinstance(step, tuple):
         return await client.execute_command(*step)  # type: ignore[no-untyped-call]
+    return _answers(await _send_async(client, step))
+
+
+async def _send_async(client: "redis.asyncio.Redis", commands: list[Command]) -> list[Any]:
+    """Send commands in one go and return their answers, errors among them."""
     async with client.pipeline(transaction=False) as batch:
-        for command in step:
+        for command in commands:
             batch.execute_command(*command)
-        return _answers(await batch.execute(raise_on_error=False))
+        return await batch.execute(raise_on_error=False)
+
+
+class SharedConnection:
+    """Lets many callers on one event loop share a connection: what they ask while it answers goes out as one batch.
+
+    A batch costs the server one fsync, and each of its commands a fraction of the work that it would be alone. When
+    the server does not answer, all who wait are told at once.
+    """
+
+    def __init__(self, client: "redis.asyncio.Redis") -> None:
+        self._client = client
+        self._waiting: list[tuple[Step, asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def ask(self, step: Step) -> Any:
+        """Return the answer to a step, or raise what the server or the connection says."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((step, answer))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send())
+        return await answer
+
+    async def _send(self) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting, []
+            try:
+                async with asyncio.timeout(SOCKET_TIMEOUT.total_seconds()):
+                    found = await _send_async(self._client, [each for step, _ in asked for each in _commands(step)])
+            except Exception as error:  # noqa: BLE001  it is theirs who asked
+                asked += self._waiting
+                self._waiting = []
+                for _, answer in asked:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                answers = iter(found)
+                for step, answer in asked:
+                    _settle(answer, step, list(islice(answers, len(_commands(step)))))
+        self._sender = None
+
+
+AsyncClient = redis.asyncio.Redis | SharedConnection
+
+
+def _settle(answer: "asyncio.Future[Any]", step: Step, found: list[Any]) -> None:
+    if answer.done():  # who asked has gone
+        return
+    try:
+        answer.set_result(_answers(found) if isinstance(step, list) else _answers(found)[0])
+    except Exception as error:  # noqa: BLE001  it is theirs who asked
+        answer.set_exception(error)
 
 
 def _answers(batch: list[Any]) -> list[Any]:
@@ -171,13 +227,21 @@ def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
 
 
 def connect_async(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> "redis.asyncio.Redis":
-    """As :func:`connect`, for the event loop; callers beyond the pool's size wait for their turn."""
-    retry = AsyncRetry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    wait = QUEUE_TIMEOUT.total_seconds()
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, max_connections=CONNECTIONS, timeout=wait, retry=retry, **_options(timeout)
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+    """As :func:`connect`, for the event loop; each who asks at the same time has a connection."""
+    return redis.asyncio.Redis.from_url(url, retry=_once_more_async(), **_options(timeout))
+
+
+@asynccontextmanager
+async def connect_shared(url: str) -> AsyncIterator[SharedConnection]:
+    """As :func:`connect_async`, with one connection for all."""
+    # The limit is for a whole batch; redis-py would start a timer for each answer.
+    options = _options(SOCKET_TIMEOUT) | {"socket_timeout": None}
+    async with redis.asyncio.Redis.from_url(url, retry=_once_more_async(), **options) as client:
+        yield SharedConnection(client)
+
+
+def _once_more_async() -> AsyncRetry:
+    return AsyncRetry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
 def _options(timeout: timedelta) -> dict[str, Any]:
@@ -185,35 +249,12 @@ def _options(timeout: timedelta) -> dict[str, Any]:
     return {"decode_responses": True, "socket_timeout": seconds, "socket_connect_timeout": seconds}
 
 
-def require_durable(durability: str) -> Program[None]:
-    """Refuse a records server that could forget what it accepted, unless the operator vouches for it.
-
-    Raises:
-        Misconfigured: If it keeps no append-only file, or does not sync it before it answers.
-    """
-    if durability == "managed":
-        return
-    persistence = yield ("INFO", "persistence")
-    if not int(persistence.get("aof_enabled", 0)):
-        raise Misconfigured(
-            "the records server keeps no append-only file and would forget accepted jobs: set 'appendonly yes' and "
-            "'appendfsync always' there, or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
-        )
-    for name, needed in (("appendfsync", "always"), ("maxmemory-policy", "noeviction")):
-        value = (yield ("CONFIG", "GET", name)).get(name, needed)
-        if value != needed:
-            raise Misconfigured(
-                f"the records server has '{name} {value}' and could forget accepted jobs: set '{name} {needed}' there, "
-                "or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
-            )
-
-
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     """Raise our own error for a server that cannot serve now; every other error passes as it is."""
     try:
         yield
-    except (RedisConnectionError, RedisTimeoutError) as error:
+    except (RedisConnectionError, RedisTimeoutError, TimeoutError) as error:
         raise RecordsUnavailable(f"the records server does not answer: {error}") from error
     except NoPermissionError as error:
         raise Misconfigured(f"the records server does not permit us what we need: {error}") from error

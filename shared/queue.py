@@ -41,6 +41,8 @@ CONFIGURATION: Final[dict[str, Any]] = {
         "health_check_interval": 25,
     },
 }
+#: How the dispatcher asks, which has other things to do while the broker is away; seconds.
+IMPATIENT: Final = {"socket_timeout": 5, "max_retries": 1, "interval_start": 0}
 
 
 def make_celery(broker_url: str) -> Celery:
@@ -59,6 +61,7 @@ class Broker:
 
     def __init__(self, url: str) -> None:
         self._app = make_celery(url)
+        self._app.conf.broker_transport_options = CONFIGURATION["broker_transport_options"] | IMPATIENT
 
     def publish(self, job_ids: Sequence[JobId]) -> None:
         """Send a message for each job; a task's id is its job's.

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable
 
-from shared.errors import ReduxqError
+from shared.errors import Misconfigured, ReduxqError
 from shared.log import configure_logging
-from shared.programs import connect, require_durable, run
+from shared.programs import Program, connect, run
 from shared.settings import Settings, load_settings
 
 
@@ -19,3 +19,26 @@ def start(role: str, work: Callable[[Settings], None]) -> None:
         work(settings)
     except ReduxqError as error:
         sys.exit(f"reduxq {role}: {error.message}")
+
+
+def require_durable(durability: str) -> Program[None]:
+    """Refuse a records server that could forget what it accepted, unless the operator vouches for it.
+
+    Raises:
+        Misconfigured: If it keeps no append-only file, or does not sync it before it answers.
+    """
+    if durability == "managed":
+        return
+    persistence = yield ("INFO", "persistence")
+    if not int(persistence.get("aof_enabled", 0)):
+        raise Misconfigured(
+            "the records server keeps no append-only file and would forget accepted jobs: set 'appendonly yes' and "
+            "'appendfsync always' there, or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
+        )
+    for name, needed in (("appendfsync", "always"), ("maxmemory-policy", "noeviction")):
+        value = (yield ("CONFIG", "GET", name)).get(name, needed)
+        if value != needed:
+            raise Misconfigured(
+                f"the records server has '{name} {value}' and could forget accepted jobs: set '{name} {needed}' there, "
+                "or REDUXQ_RECORDS__DURABILITY=managed if its operator vouches for it"
+            )

@@ -122,7 +122,15 @@ def retry(record: JobRecord, *, now: datetime) -> JobRecord:
         what = "was deleted" if record.erased_at else f"is {record.status}"
         raise IllegalTransition(f"job {record.id} {what}; only one that has failed can be tried again")
     fresh = _changed(
-        record, failed_attempts=0, failure=None, finished_at=None, model=None, flagged=(), timings={}, max_queue=None
+        record,
+        failed_attempts=0,
+        failure=None,
+        finished_at=None,
+        model=None,
+        flagged=(),
+        timings={},
+        max_queue=None,
+        deliveries=tuple(told for told in record.deliveries if told.event is not WebhookEvent.FINISHED),
     )
     return _moved(fresh, JobStatus.QUEUED, now)
 
@@ -221,7 +229,7 @@ def _telling(record: JobRecord, event: WebhookEvent, now: datetime) -> JobRecord
     if record.webhook is None or event not in record.webhook.events:
         return record
     others = tuple(delivery for delivery in record.deliveries if delivery.event is not event)
-    return _changed(record, deliveries=(*others, Delivery(event=event, attempt=record.attempt, next_at=now)))
+    return _changed(record, deliveries=(*others, Delivery(event=event, at=now, next_at=now)))
 
 
 def _moved(record: JobRecord, status: JobStatus, now: datetime) -> JobRecord:

@@ -35,7 +35,7 @@ def new_secret() -> str:
 
 def message_id(job_id: JobId, delivery: Delivery) -> str:
     """Return what a message is called at every try, so that its receiver knows it again."""
-    return f"msg_{job_id}_{delivery.event.name.lower()}_{delivery.attempt}"
+    return f"msg_{job_id}_{delivery.event.name.lower()}_{int(delivery.at.timestamp() * 1000)}"
 
 
 def sign(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,11 +15,13 @@ import redis
 import trustme
 from pydantic import SecretStr
 
+from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect
+from shared.programs import connect, run
 from shared.settings import StorageSettings
 from tests import servers
 from tests.desk import SOURCE, Desk
+from tests.driven import Driven
 from tests.samples import encoded, fund, picture
 from tests.servers import process, wait_until
 from tests.stack import Stack, upload
@@ -61,6 +64,27 @@ def objects(storage: StorageSettings) -> ObjectStore:
     store = ObjectStore(storage)
     store.create_bucket()
     return store
+
+
+@pytest.fixture(scope="module")
+def lone_api(tmp_path_factory: pytest.TempPathFactory, objects: ObjectStore, s3: str) -> Iterator[tuple[str, str]]:
+    """URLs of an API that nothing stands behind, and of its records server."""
+    folder = tmp_path_factory.mktemp("lone")
+    with (
+        servers.valkey(folder / "valkey") as valkey_url,
+        servers.api(folder, servers.settings_for(valkey_url, s3)) as url,
+    ):
+        yield url, valkey_url
+
+
+@pytest.fixture
+def driven(lone_api: tuple[str, str]) -> Iterator[Driven]:
+    """A team of its own at an API whose jobs the test takes from step to step."""
+    url, valkey_url = lone_api
+    with connect(valkey_url) as records:
+        key = run(records, create_key(str(uuid4()), "Ada"))
+        with httpx.Client(base_url=url, headers={"API-KEY": key}, timeout=30) as client:
+            yield Driven(client, records, key)
 
 
 @pytest.fixture

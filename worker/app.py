@@ -20,6 +20,7 @@ from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import Settings
 from worker import gate
+from worker.broker import SteadyConnection
 from worker.endings import follow_endings
 from worker.engine import Engine, Model
 from worker.lease import LeaseKeeper
@@ -57,6 +58,7 @@ class Worker:
     def work(self) -> None:
         """Take jobs until SIGTERM; then finish or hand back what runs, and return."""
         app = queue.make_celery(self._settings.broker.url.get_secret_value())
+        app.amqp.Connection = SteadyConnection
         register(app, self._runner.run)
         gate.install(app, lambda held: self._free_within(LEAD, held))
         signals.setup_logging.connect(_keep_our_logging)

@@ -88,6 +88,7 @@ class LeaseKeeper:
         self.ending: ReduxqError | None = None  #: what ends every lease, once that was decided
         self._ended = Event()
         self._retired = False
+        self._failing = False
         self._lock = Lock()
         self._stop = Event()
         self._thread = Thread(target=self._keep, name="leases", daemon=True)
@@ -186,6 +187,9 @@ class LeaseKeeper:
         except LeaseLost:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, jobs are lost if this does not go on
-            log.warning("cannot renew", error=repr(error))
+            if not self._failing:  # said once, not four times a second as long as a server is away
+                log.warning("cannot renew", error=repr(error))
+            self._failing = True
             return False
+        self._failing = False
         return True

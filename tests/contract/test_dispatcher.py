@@ -141,6 +141,21 @@ def test_no_more_is_published_than_workers_can_take_and_teams_take_turns(
     assert broker.waiting() == {greedy[0], greedy[1], late}
 
 
+def test_teams_share_the_work_though_one_message_goes_out_at_a_time(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    records.hset("team:late", mapping={"credit": 10**9})
+    small = [accept(records) for _ in range(30)]
+    large = [accept(records, team_id=TeamId("late"), parameters=record(num_outputs=4).parameters) for _ in range(30)]
+    ended: set[JobId] = set()
+    for _ in range(20):
+        dispatcher.round()
+        ended.add(done := min(broker.waiting() - ended))
+        run(records, STORE.update(done, partial(cancel, now=datetime.now(UTC))))
+    published = broker.waiting()
+    assert abs(4 * len(published & set(large)) - len(published & set(small))) <= 4
+
+
 def test_a_job_past_its_deadline_ends_where_it_is(dispatcher: Dispatcher, broker: Broker, records: redis.Redis) -> None:
     soon = timedelta(milliseconds=300)
     late = accept(records, max_queue=soon)

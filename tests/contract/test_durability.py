@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from shared.programs import connect, require_durable, run
+from shared.programs import connect, run
+from shared.startup import require_durable
 from tests import servers
 
 

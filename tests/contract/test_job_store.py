@@ -11,14 +11,14 @@ import pytest
 import redis
 
 from shared import assets, dispatch_store
+from shared.dispatch_store import Shares, WorkerLife
 from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
-from shared.dispatch_store import Shares, WorkerLife
 from shared.job_index import COMPLETIONS
 from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord, JobStatus
 from shared.programs import Program, connect_async, run, run_async
-from shared.transitions import fail, fail_attempt, finish, hand_back
+from shared.transitions import cancel, fail, fail_attempt, finish, hand_back
 from tests import queues
 from tests.samples import MODEL, NOW, PRICE, record, start, variations_of
 
@@ -266,3 +266,35 @@ def test_an_error_that_is_not_understood_passes_as_it_is(records: redis.Redis) -
     records.set("job:odd", "a string where a hash should be")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         run(records, STORE.get(JobId("odd")))
+
+
+@pytest.mark.parametrize("limit", [1, 5, 13, 14, 15])
+def test_pages_lead_once_through_all_jobs_even_those_of_one_microsecond(do: Do, limit: int) -> None:
+    for after_now in (0, *[1] * 12, 2):
+        do(STORE.accept(record(created_at=NOW + timedelta(microseconds=after_now))))
+    everything, _ = do(STORE.page("jobs", [JobStatus.QUEUED], limit=100))
+    assert everything == sorted(everything, key=lambda job: (job.created_at, job.id), reverse=True)
+    found: list[JobRecord] = []
+    page, after = do(STORE.page("team:team", [JobStatus.QUEUED], limit=limit))
+    while page:
+        assert len(page) == limit or after is None
+        found += page
+        do(STORE.accept(record(created_at=NOW + timedelta(days=1))))  # what is newer than the cursor stays before it
+        page, after = do(STORE.page("team:team", [JobStatus.QUEUED], limit=limit, after=after)) if after else ([], None)
+    assert found == everything
+    assert len(found) == 14
+
+
+def test_a_page_of_several_statuses_is_in_one_order(do: Do) -> None:
+    jobs = [record(created_at=NOW + timedelta(seconds=n)) for n in range(6)]
+    for job in jobs:
+        do(STORE.accept(job))
+    for job in jobs[::2]:
+        do(STORE.update(job.id, partial(cancel, now=NOW)))
+    do(STORE.update(jobs[1].id, start))
+    do(STORE.update(jobs[1].id, partial(fail, attempt=1, error=ModelFailed("broken"), now=NOW)))
+    ended, more = do(STORE.page("team:team", [JobStatus.FAILED, JobStatus.CANCELED], limit=3))
+    assert [job.id for job in ended] == [jobs[4].id, jobs[2].id, jobs[1].id]
+    ended, more = do(STORE.page("team:team", [JobStatus.FAILED, JobStatus.CANCELED], limit=3, after=more))
+    assert ([job.id for job in ended], more) == ([jobs[0].id], None)
+    assert do(STORE.page("team:other", list(JobStatus), limit=3)) == ([], None)

@@ -16,7 +16,9 @@ KINDS = ("text", "hash", "set", "list", "sorted", "stream")
 
 def any_command(chosen: random.Random) -> tuple[Any, ...]:
     """Return one of the commands that our programs send, now and then on a key that holds something else."""
-    places = {kind: f"{chosen.choice(KINDS) if chosen.random() < 0.02 else kind}{chosen.choice('12')}" for kind in KINDS}
+    places = {
+        kind: f"{chosen.choice(KINDS) if chosen.random() < 0.02 else kind}{chosen.choice('12')}" for kind in KINDS
+    }
     text, hashed, members, listed, ranked, stream = places.values()
     x, y = chosen.choices("xyz", k=2)
     low, high = sorted((chosen.randint(-3, 3), chosen.randint(-3, 3)))

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from shared.errors import RecordsUnavailable
-from shared.programs import Program, Step, connect, connect_async, run, run_async
+from shared.programs import Program, Step, connect, connect_async, run, run_async, together
 from tests import servers
 
 Runner = Callable[[str, Program[Any]], Any]
@@ -82,3 +82,19 @@ def test_a_server_that_takes_no_writes_is_told_for_a_list_too(valkey: str, runne
     runner(valkey, ask(("CONFIG", "SET", "maxmemory", 1)))
     with pytest.raises(RecordsUnavailable, match="takes no writes"):
         runner(valkey, ask([("GET", "a"), ("SET", "a", 1)]))
+
+
+def test_programs_that_run_together_have_their_own_answers_and_end_when_they_like(valkey: str, runner: Runner) -> None:
+    programs = [
+        ask(("SET", "a", 1), ("INCR", "a")),
+        ask(),
+        ask([("ECHO", "x"), ("ECHO", "y")], ("ECHO", "z"), []),
+        ask([]),
+    ]
+    assert runner(valkey, together(programs)) == [[True, 2], [], [["x", "y"], "z", []], [[]]]
+    assert runner(valkey, together([])) == []
+
+
+def test_programs_that_run_together_ask_in_one_go(valkey: str) -> None:
+    told = next(together([ask(("ECHO", "x")), ask([("ECHO", "y"), ("ECHO", "z")])]))
+    assert told == [("ECHO", "x"), ("ECHO", "y"), ("ECHO", "z")]

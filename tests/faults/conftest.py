@@ -11,13 +11,15 @@ from tests.faults.town import Town
 @pytest.fixture(scope="package")
 def shared_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with ExitStack() as living:
-        yield Town(tmp_path_factory.mktemp("town"), living)
+        town = Town(tmp_path_factory.mktemp("town"), living)
+        yield town
+        town.crew.end()
 
 
 @pytest.fixture
 def town(shared_town: Town) -> Iterator[Town]:
     """A town in good order, in which afterwards no promise may be found broken."""
-    shared_town.revive()
+    shared_town.crew.revive()
     yield shared_town
     shared_town.halts.release()
     for job_id in shared_town.accepted:

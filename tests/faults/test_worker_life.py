@@ -12,7 +12,7 @@ from tests.yard import Yard
 LONG = pytest.mark.slow
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[LONG, pytest.mark.timeout(200)])])
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=[LONG, pytest.mark.timeout(200)])])
 def test_an_outage_of_the_object_storage_fails_no_attempt(yard: Yard, seconds: float) -> None:
     yard.worker("one", pace=0.1)
     storing = yard.accept(num_inference_steps=5)
@@ -43,7 +43,7 @@ def test_a_worker_denoises_on_while_the_records_server_is_away_and_finishes_when
     done = yard.wait_for(running, JobStatus.SUCCEEDED)
     assert (done.attempt, done.failed_attempts) == (1, 0)
     again = yard.accept(num_inference_steps=50, seed=8)  # keeper, consumer and follower live on
-    wait_until(lambda: "begin 8" in yard.log("one"))
+    wait_until(lambda: "begin 8" in yard.log("one"), 5)
     yard.cancel(again)
     wait_until(lambda: "lost the job" in yard.log("one"), 1)
 
@@ -71,6 +71,7 @@ def test_a_worker_that_must_go_finishes_what_fits_into_the_grace_period(yard: Ya
     assert (yard.stored(unseen).status, yard.stored(unseen).attempt) == (JobStatus.QUEUED, 0)
 
 
+@LONG
 def test_a_worker_that_must_go_hands_back_what_does_not_fit_into_the_grace_period(yard: Yard) -> None:
     worker = yard.worker("one", pace=0.1, grace_seconds=0.5)
     long = yard.accept(num_inference_steps=50)

@@ -28,38 +28,39 @@ QUICK = {"before-claim", "uploading", "after-finish"}
 def test_a_job_whose_worker_is_killed_is_published_once_by_another(town: Town, phase: str) -> None:
     town.halts.ask(phase)
     job_id = town.submit()
-    town.kill(town.halted(phase))
+    town.crew.kill(town.halted(phase))
     done = town.ended(job_id)
     assert done.status is JobStatus.SUCCEEDED
     assert (done.attempt, done.failed_attempts) == PHASES[phase]
 
 
 @pytest.mark.parametrize(
-    "phase", [pytest.param("reading", marks=SLOW), pytest.param("denoising", marks=SLOW), "uploading", "before-finish"]
+    "phase", [*(pytest.param(phase, marks=SLOW) for phase in ("reading", "denoising", "uploading")), "before-finish"]
 )
 def test_a_worker_that_was_frozen_past_its_lease_publishes_nothing_when_it_thaws(town: Town, phase: str) -> None:
     town.halts.ask(phase)
     job_id = town.submit()
     frozen = town.halted(phase)
-    town.freeze(frozen)
+    town.crew.freeze(frozen)
     first = town.stored(job_id)
     done = town.ended(job_id)
     assert (done.status, done.attempt, done.failed_attempts) == (JobStatus.SUCCEEDED, 2, 1)
     town.halts.release()
-    town.thaw(frozen)
+    town.crew.thaw(frozen)
     wait_until(lambda: f"job={job_id} " in lines(town, frozen, "lost the job"))
     assert town.stored(job_id) == done
     wait_until(lambda: not any(there(town, key) for key in first.planned_keys))
     assert not set(first.planned_keys) & {variation.key for variation in done.variations}
-    assert town.parts[frozen].poll() is None
+    assert town.crew.parts[frozen].poll() is None
 
 
+@SLOW
 def test_a_job_that_kills_its_workers_is_given_up_after_three_and_the_others_go_on(town: Town) -> None:
     poison, others = town.submit(seed=POISON), [town.submit() for _ in range(3)]
     killed: list[str] = []
 
     def given_up() -> bool:
-        killed.extend(town.revive())
+        killed.extend(town.crew.revive())
         return town.stored(poison).finished
 
     wait_until(given_up, 30)

@@ -1,6 +1,5 @@
 """A small stack whose parts a test breaks: servers, API, dispatchers and paced workers, each a process of its own."""
 
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from shared.keys import create_key
 from shared.programs import run
 from shared.teams import STARTING_CREDIT, list_teams
 from tests import servers
+from tests.faults.crew import Crew
 from tests.faults.halts import Halts
 from tests.faults.tally import Tally, stored_jobs, tally
 from tests.samples import encoded, picture
@@ -55,13 +55,12 @@ class Town(Yard):
         workers: int = 3,
         pace: float = 0.01,
     ) -> None:
-        self.parts: dict[str, subprocess.Popen[bytes]] = {}
-        self._made: dict[str, tuple[str, dict[str, str]]] = {}
+        self.crew = Crew(folder, living)
         self.halts = Halts(folder / "halts")
         super().__init__(folder, living, settings)
         self._key = run(self.records, create_key("lab", "Ada"))
         self.accepted: list[JobId] = []
-        self.url = self.add_api("api")
+        self.api_url = self.add_api("api")
         for number in range(workers):
             name = f"worker-{number}"
             self._process(name, "worker", {"PACE": str(pace), "REDUXQ_WORKER__NAME": name})
@@ -69,12 +68,8 @@ class Town(Yard):
         self.source = upload(living.enter_context(self.client()), encoded(picture(), "PNG"))["key"]
 
     def _process(self, name: str, module: str, more: dict[str, str]) -> "subprocess.Popen[bytes]":
-        self._made[name] = (HALTING.get(module, module), self.halts.environment | more)
-        return self._start(name)
-
-    def _start(self, name: str) -> "subprocess.Popen[bytes]":
-        self.parts[name] = super()._process(name, *self._made[name])
-        return self.parts[name]
+        environment = self.environment | self.halts.environment | more
+        return self.crew.add(name, [HALTING.get(module, module)], environment)
 
     def add_api(self, name: str) -> str:
         """Start an API and return its URL."""
@@ -82,8 +77,8 @@ class Town(Yard):
         self._process(name, "api", {"REDUXQ_API__PORT": str(port)})
         return f"http://127.0.0.1:{port}"
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"API-KEY": self._key}, timeout=10)
+    def client(self, timeout: float = 10) -> httpx.Client:
+        return httpx.Client(base_url=self.api_url, headers={"API-KEY": self._key}, timeout=timeout)
 
     def _answers(self) -> bool:
         with suppress(httpx.TransportError), self.client() as client:
@@ -92,7 +87,7 @@ class Town(Yard):
 
     def warm(self) -> int:
         """Return how many workers say that they live."""
-        return sum(bool(self.records.exists(f"worker:{name}")) for name in self.parts if name.startswith("worker"))
+        return sum(bool(self.records.exists(f"worker:{name}")) for name in self.crew.named("worker"))
 
     def submit(self, key: str | None = None, **prompt: Any) -> JobId:
         """Submit as a careful client does: with a key, again and again until there is an answer."""
@@ -120,30 +115,12 @@ class Town(Yard):
     def halted(self, phase: str) -> str:
         """Wait until a process stands still in this phase and return its name."""
         wait_until(lambda: self.halts.who(phase))
-        return next(name for name, part in self.parts.items() if part.pid == self.halts.who(phase))
+        return self.crew.name_of(self.halts.who(phase))
 
-    def kill(self, name: str) -> None:
-        """Kill a part; the next :meth:`revive` replaces it."""
-        self.parts[name].kill()
-        assert self.parts[name].wait() == -signal.SIGKILL
-
-    def revive(self) -> list[str]:
-        """Start again what is dead, and return its names."""
-        dead = [name for name, part in self.parts.items() if part.poll() is not None]
-        for name in dead:
-            self._start(name)
-        return dead
-
-    def freeze(self, name: str) -> None:
-        self.parts[name].send_signal(signal.SIGSTOP)
-        wait_until(lambda: " T " in Path(f"/proc/{self.parts[name].pid}/stat").read_text())
-
-    def thaw(self, name: str) -> None:
-        self.parts[name].send_signal(signal.SIGCONT)
-
-    def tally(self) -> Tally:
-        """Count what became of all jobs."""
-        entries: Any = self.records.xrange(COMPLETIONS)
-        told = Counter(str(fields["id"]) for _, fields in entries)
+    def tally(self, told: Counter[str] | None = None) -> Tally:
+        """Count what became of all jobs; ``told`` are the completion entries, which the server keeps 10,000 of."""
+        if told is None:
+            entries: Any = self.records.xrange(COMPLETIONS)
+            told = Counter(fields["id"] for _, fields in entries)
         (lab,) = (team for team in run(self.records, list_teams()) if team.name == "lab")
         return tally(self.accepted, stored_jobs(self.records, STORE), told, self.objects, STARTING_CREDIT - lab.credit)

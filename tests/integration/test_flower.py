@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 
-from shared import queue
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.programs import run
+from shared.queue import Broker
 from shared.settings import Settings
 from tests.samples import encoded, fund, picture, record, start
 from tests.servers import wait_until
@@ -17,8 +17,7 @@ from tests.stack import Stack, feature, result, upload, wait_for
 
 def publish_again(stack: Stack, uuid: str) -> None:
     """Send a job's message a second time and wait until a worker has refused it."""
-    app = queue.make_celery(stack.told["redis_url"].rpartition("/")[0] + "/1")
-    queue.publish(app, JobId(uuid))
+    Broker(stack.told["redis_url"].rpartition("/")[0] + "/1").publish([JobId(uuid)])
     log = stack.folder / "logs" / "worker-1.log"
     wait_until(lambda: re.search(rf"not claimed.*{uuid}", log.read_text()))
 

@@ -239,6 +239,10 @@ def test_the_documented_requests_are_answered_with_the_documented_fields(
     answer = api.post("/api/assets", files={"asset": ("cat.png", PNG)})
     assert fields(answer.json()) == fields(documented("POST", "/api/assets"))
     path = "/teams/{team}/credits"
+    page = api.get("/api/results?status=SUCCESS&limit=1").json()
+    example = documented("GET", "/api/results")
+    assert page.keys() == example.keys()
+    assert page["aiRecords"][0].keys() == example["aiRecords"][0].keys()
     for read, shown in (("/users", "/users"), (path.format(team=names["team"]), path), ("/models", "/models")):
         assert fields(api.get(read).json()) == fields(documented("GET", shown))
 

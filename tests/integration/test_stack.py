@@ -20,7 +20,7 @@ from PIL import Image
 
 from reduxq.client import AiRecord, Client
 from reduxq.demo import SAMPLE
-from shared.dispatch_store import announce_worker
+from shared.dispatch_store import WorkerLife, announce_worker
 from shared.programs import connect, run
 from tests.servers import ROOT, wait_until
 
@@ -250,7 +250,7 @@ def test_a_stopped_stack_leaves_no_process_and_goes_on_where_it_was(model: Path,
         assert (record["status"], record["additionalData"]["attempt"]) == ("SUCCESS", 2)
         assert second.client.download(record["temporaryUrl"])
         with connect(second.first["redis_url"]) as records:
-            run(records, announce_worker("killed", 1, lasts=timedelta(minutes=2)))
+            run(records, announce_worker("killed", WorkerLife(slots=1, speed=0), lasts=timedelta(minutes=2)))
         pids = second.pids().values()
         second.kill()
         wait_until(lambda: all(is_gone(pid) for pid in pids), seconds=5)

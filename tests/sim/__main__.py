@@ -3,10 +3,14 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 from tests.sim.course import Outcome, run_course
+from tests.sim.mutants import MUTANTS
 from tests.sim.tamed import silence
 
 
@@ -16,37 +20,51 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000, help="how many to run")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--mutant", default="", help="a mistake to make")
+    parser.add_argument("--until-failure", action="store_true", help="stop at the first seed that fails")
     arguments = parser.parse_args()
-    silence()
     if arguments.seed is not None:
-        outcome = run_course(arguments.seed)
-        for at, who, what in outcome.trace:
-            print(f"{at:10.4f}  {who:24} {what}")
-        print(outcome.fingerprint)
-        return _judge([outcome])
-    started = time.monotonic()
+        return _show(arguments.seed, arguments.mutant)
+    started, failed, sums = time.monotonic(), 0, [0, 0, 0]
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    with get_context("spawn").Pool(arguments.processes, silence) as pool:
-        failed = _judge(pool.imap(_briefly, seeds, chunksize=20))
-    seconds = time.monotonic() - started
-    print(f"{len(seeds)} seeds in {seconds:.1f} s")
-    return failed
-
-
-def _briefly(seed: int) -> Outcome:
-    outcome = run_course(seed)
-    return Outcome(**(vars(outcome) | {"trace": ()}))
-
-
-def _judge(outcomes: Iterable[Outcome]) -> int:
-    failed = steps = jobs = faults = 0
-    for outcome in outcomes:
-        steps, jobs, faults = steps + outcome.steps, jobs + outcome.jobs, faults + outcome.faults
+    for number, outcome in enumerate(_outcomes(seeds, arguments.mutant, arguments.processes), start=1):
+        sums = [old + new for old, new in zip(sums, (outcome.jobs, outcome.faults, outcome.steps), strict=True)]
+        failed += bool(outcome.failures)
         for what in outcome.failures:
             print(f"seed {outcome.seed}: {what}")
-        failed += bool(outcome.failures)
-    print(f"{failed} seeds failed; {jobs} jobs, {faults} faults, {steps} steps")
+        if failed and arguments.until_failure:
+            break
+    jobs, faults, steps = sums
+    seconds = time.monotonic() - started
+    print(f"{failed} of {number} seeds failed; {jobs} jobs, {faults} faults, {steps} steps in {seconds:.1f} s")
     return int(failed > 0)
+
+
+def _outcomes(seeds: range, mutant: str, processes: int) -> Iterator[Outcome]:
+    """Give all seeds' outcomes in order; one line of the first that fails is enough to have it again."""
+    with get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap(partial(_briefly, mutant), seeds, chunksize=10)
+
+
+def _briefly(mutant: str, seed: int) -> Outcome:
+    silence()
+    with _mistake(mutant):
+        return run_course(seed)._replace(trace=())
+
+
+def _show(seed: int, mutant: str) -> int:
+    silence()
+    with _mistake(mutant):
+        outcome = run_course(seed)
+    for at, who, what in outcome.trace:
+        print(f"{at:10.4f}  {who:24}  {what}")
+    print(outcome.fingerprint)
+    return int(bool(outcome.failures))
+
+
+def _mistake(name: str) -> AbstractContextManager[Any]:
+    chosen = {mutant.__name__: mutant for mutant in MUTANTS}
+    return chosen[name]() if name else nullcontext()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
 """The processes of the service, running the real code."""
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from threading import Event
 from typing import Any, Final, cast
 
-from anyio import CapacityLimiter
 from PIL import Image
 
 from api.dispatcher import Dispatcher
 from api.services import Services
 from api.sweeper import Sweeper
-from api.waiting import Completions, Reports
-from shared.egress import Egress
 from shared.errors import ReduxqError, ShuttingDown, Unavailable
 from shared.ids import JobId
 from shared.images import Picture
@@ -76,7 +73,7 @@ class SimEngine:
         try:
             for step in range(recipe.num_inference_steps):
                 watch.check()
-                self._world.wait(self._world.random.choice((0.05, 0.3, 1.0)))
+                self._world.wait(self._world.random.choice((0.1, 0.5, 1.5)))
                 watch.tell(step + 1, recipe.num_inference_steps)
         finally:
             self._busy = False
@@ -190,17 +187,16 @@ class ApiProcess(Process):
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
+        unused: dict[str, Any] = dict.fromkeys(each.name for each in fields(Services))
         self.services = SimServices(
-            settings=site.settings,
-            records=site.connect_async(self),
-            jobs=JobStore(site.settings.jobs.lease_seconds),
-            objects=site.objects(self),
-            completions=cast("Completions", None),
-            reports=cast("Reports", None),
-            egress=cast("Egress", None),
-            clock=self.clock,
-            decoders=cast("CapacityLimiter", None),
-            fetchers=cast("CapacityLimiter", None),
+            **unused
+            | {
+                "settings": site.settings,
+                "records": site.connect_async(self),
+                "jobs": JobStore(site.settings.jobs.lease_seconds),
+                "objects": site.objects(self),
+                "clock": self.clock,
+            }
         )
 
     def request(self, name: str, route: Callable[[Services], Coroutine[Any, Any, Any]]) -> Call:
@@ -228,5 +224,3 @@ def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = stop.value
         return result
     raise AssertionError("it waits for an event loop")
-
-

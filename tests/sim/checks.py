@@ -65,10 +65,18 @@ class Checks:
             self.ends[job_id] += 1
         for variation in after["variations"]:
             self.published[variation["key"]] = job_id
+            planned = variation["key"] in after["planned_keys"]
+            self.require(planned, f"{job_id}: attempt {after['attempt']} published another's variation")
             self.require(variation["key"] in self.bucket, f"{job_id}: published without its object")
         if after["erased_at"]:
             for variation in before["variations"]:
                 self.published.pop(variation["key"], None)
+
+    def taken_back(self, before_text: str | None, after_text: str) -> None:
+        """A dispatcher changed a record while its lease was held."""
+        before, after = json.loads(before_text or "{}"), json.loads(after_text)
+        silent = before and after["failed_attempts"] > before["failed_attempts"]
+        self.require(not silent, f"{after['id']} was taken from a living worker")
 
     def told(self, key: str, parts: Sequence[str]) -> None:
         if key == COMPLETIONS:

@@ -2,11 +2,10 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shared.assets import Asset, keep
 from shared.programs import commit, run
@@ -30,8 +29,7 @@ LIMIT: Final = 400.0  #: seconds; everything has ended by then
 SWEPT_AFTER: Final = (700.0, 3700.0)  #: seconds later what attempts and then what uploads left behind is gone
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a course ended."""
 
     seed: int
@@ -50,26 +48,33 @@ class Course:
         chosen = random.Random(seed)
         self.world = world = World(chosen)
         self.checks = Checks(self._fail)
-        wild = (self._kill, self._freeze, self._terminate, self._outage, self._restart_records, self._wipe, self._jump)
+        wild = (self._kill, self._freeze, self._cut, self._terminate, self._outage, self._restart_records)
+        wild += (self._kill, self._freeze, self._cut, self._wipe, self._jump)
         #: After these no attempt may count as failed, as long as a worker does not have to go while the records are away.
-        leaving, away = (self._terminate, self._kill_others, self._wipe), (self._restart_records, self._refuse, self._wipe)
+        leaving, away = (
+            (self._terminate, self._kill_others, self._wipe),
+            (self._restart_records, self._refuse, self._wipe),
+        )
         self.breaks = chosen.choice((wild, wild, wild, leaving, away))
         self.gentle = self.breaks is not wild
         rough = 0.0 if self.gentle else chosen.choice((0.0, 0.01, 0.03, 0.1))
-        self.weather = Weather(*(rough * chosen.choice((0, 1, 1, 3)) for _ in range(3)), slow=chosen.choice((0, 0.01, 0.05)))
+        self.weather = Weather(
+            *(rough * chosen.choice((0, 1, 1, 3)) for _ in range(3)),
+            slow=0.01 if self.gentle else chosen.choice((0, 0.01, 0.05, 0.2)),
+        )
         network = Network(world, self.weather)
         self.server_clock = SimClock(world)
         records = Records(network, self.server_clock, self.checks)
         self.site = Site(world, network, SETTINGS, records, self.checks)
-        self.faults_left = chosen.choice((0, 1, 2, 5, 10, 20))
-        self.fault_rate = chosen.choice((0.005, 0.01, 0.03))
+        self.faults_left = chosen.choice((0, 2, 5, 10, 20, 40))
+        self.fault_rate = chosen.choice((0.01, 0.02, 0.05))
         self.faults = 0
         self.makers: dict[str, Callable[[], Process]] = {
             "api": partial(ApiProcess, self.site, "api"),
             "dispatcher": partial(DispatcherProcess, self.site, "dispatcher"),
             "worker 1": partial(WorkerProcess, self.site, "worker 1"),
         }
-        if chosen.random() < 0.6:
+        if chosen.random() < 0.8:
             self.makers["worker 2"] = partial(WorkerProcess, self.site, "worker 2")
         if chosen.random() < 0.4:
             self.makers["dispatcher 2"] = partial(DispatcherProcess, self.site, "dispatcher 2")
@@ -82,7 +87,7 @@ class Course:
         self._prepare()
         for name, make in self.makers.items():
             self.processes[name] = make()
-        self.clients.come(self.world.random.randint(2, 6))
+        self.clients.come(self.world.random.randint(3, 7))
         try:
             self.world.run(self._all_ended, self._disturb, LIMIT)
             self._sweep()
@@ -132,13 +137,13 @@ class Course:
         """Perhaps let something break before this actor's next step."""
         if self.calm or not self.faults_left or self.world.random.random() >= self.fault_rate:
             return
-        if not self.checks.open and not actor.process.name == "api":
-            return  # while there is nothing to break
+        if actor.process.name not in self.processes or not (self.checks.open or actor.process.name == "api"):
+            return  # when there is nothing to break
         self.faults_left -= 1
         self.faults += 1
         chosen = self.world.random
         busy = [process for process in self.processes.values() if isinstance(process, WorkerProcess) and process.busy]
-        process = chosen.choice(busy) if busy and chosen.random() < 0.5 else actor.process
+        process = chosen.choice(busy) if busy and chosen.random() < 0.6 else actor.process
         chosen.choice(self.breaks)(process)
 
     def _kill(self, process: Process) -> None:
@@ -164,9 +169,14 @@ class Course:
         self.site.network.nature.spawn(f"restart {name}", lambda: self.world.wait(seconds))
 
     def _freeze(self, process: Process) -> None:
-        seconds = self.world.random.choice((0.5, 1.9, 2.5, 8.0))
-        self.world.note(f"FAULT freeze {process.name} for {seconds} s")
+        seconds = self.world.random.uniform(1.5, 8)
+        self.world.note(f"FAULT freeze {process.name} for {seconds:.3f} s")
         process.frozen_until = self.world.time + seconds
+
+    def _cut(self, process: Process) -> None:
+        seconds = self.world.random.uniform(1.5, 8)
+        self.world.note(f"FAULT {process.name} cut off from the records for {seconds:.3f} s")
+        process.cut_off_until = self.world.time + seconds
 
     def _terminate(self, process: Process) -> None:
         if self.processes.get(process.name) is not process:
@@ -267,19 +277,13 @@ class Course:
 
     def _check_objects(self, stored: dict[str, dict[str, Any]]) -> None:
         owned = {NAMED}
-        for record in stored.values():
-            owned |= {variation["key"] for variation in record["variations"]}
-            if record["owns_source"]:
-                owned.add(record["parameters"]["source"])
         for job_id, record in stored.items():
-            missing = [v["key"] for v in record["variations"] if v["key"] not in self.checks.bucket]
-            gone = missing and job_id not in self.checks.deleting
-            self.checks.require(not gone, f"{job_id}: published objects are gone: {missing}")
+            used = {variation["key"] for variation in record["variations"]}
+            used |= set() if record["erased_at"] else {record["parameters"]["source"]}
+            gone = set() if job_id in self.checks.deleting else used - self.checks.bucket.keys()
+            self.checks.require(not gone, f"{job_id}: objects are gone: {sorted(gone)}")
+            owned |= used
         assets = {key.removeprefix("asset:") for key in self.site.records.data if key.startswith("asset:")}
-        for key, fields in self.site.records.data.items():
-            if key.startswith("asset:"):
-                asset = Asset.model_validate_json(fields)
-                self.checks.require(not asset.there or asset.key in self.checks.bucket, f"the object of {key} is gone")
         for key in self.checks.bucket:
             self.checks.require(key in owned | assets, f"nobody owns {key}")
 
@@ -297,5 +301,3 @@ def run_course(seed: int) -> Outcome:
     fingerprint = sha256(told.encode()).hexdigest()
     failures, trace = tuple(world.failures), tuple(world.trace)
     return Outcome(seed, failures, fingerprint, world.steps, trace, len(course.checks.records), course.faults)
-
-

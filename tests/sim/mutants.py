@@ -1,7 +1,7 @@
 """Mistakes that somebody could make in our code, each of which the simulation must find."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -16,7 +16,7 @@ from worker.runner import Runner
 Mutant = Callable[[], AbstractContextManager[Any]]
 
 
-def _finish_by_anybody() -> AbstractContextManager[Any]:
+def finish_by_anybody() -> AbstractContextManager[Any]:
     """An attempt that lost its job ends it all the same."""
 
     def require_running(record: JobRecord, attempt: int) -> None:
@@ -26,7 +26,7 @@ def _finish_by_anybody() -> AbstractContextManager[Any]:
     return patch.object(transitions, "_require_held", require_running)
 
 
-def _finish_only_once() -> AbstractContextManager[Any]:
+def finish_only_once() -> AbstractContextManager[Any]:
     """A finish whose answer was lost is refused when it is sent again."""
     finish = transitions.finish
 
@@ -38,7 +38,7 @@ def _finish_only_once() -> AbstractContextManager[Any]:
     return patch.object(transitions, "finish", strict)
 
 
-def _claim_what_runs() -> AbstractContextManager[Any]:
+def claim_what_runs() -> AbstractContextManager[Any]:
     """A message that came twice starts a second attempt beside the first."""
     claim = transitions.claim
 
@@ -50,17 +50,17 @@ def _claim_what_runs() -> AbstractContextManager[Any]:
     return patch.object(transitions, "claim", greedy)
 
 
-def _take_back_the_living() -> AbstractContextManager[Any]:
+def take_back_the_living() -> AbstractContextManager[Any]:
     """A job is taken back though its lease was renewed meanwhile."""
     return patch.object(JobStore, "take_back", JobStore.update)
 
 
-def _no_quiet_lease() -> AbstractContextManager[Any]:
+def no_quiet_lease() -> AbstractContextManager[Any]:
     """After a restart of the records server every lease that lapsed meanwhile counts."""
     return patch.object(Dispatcher, "_leases_can_be_trusted", lambda _: True)
 
 
-def _versions_ignored() -> AbstractContextManager[Any]:
+def versions_ignored() -> AbstractContextManager[Any]:
     """A change overwrites another that came between."""
     version_is = job_store._version_is
 
@@ -70,7 +70,7 @@ def _versions_ignored() -> AbstractContextManager[Any]:
     return patch.object(job_store, "_version_is", any_version)
 
 
-def _give_back_twice() -> AbstractContextManager[Any]:
+def give_back_twice() -> AbstractContextManager[Any]:
     """What a job did not use comes back whenever its record changes after its end."""
     reserved = job_index.reserved
 
@@ -80,7 +80,7 @@ def _give_back_twice() -> AbstractContextManager[Any]:
     return patch.object(job_index, "reserved", forgetful)
 
 
-def _keys_forgotten() -> AbstractContextManager[Any]:
+def keys_forgotten() -> AbstractContextManager[Any]:
     """Twins of a request do not see each other."""
     mark = idempotency.mark
 
@@ -90,17 +90,17 @@ def _keys_forgotten() -> AbstractContextManager[Any]:
     return patch.object(idempotency, "mark", careless)
 
 
-def _never_again() -> AbstractContextManager[Any]:
+def never_again() -> AbstractContextManager[Any]:
     """A message that was lost is not sent again."""
     return patch.object(Dispatcher, "_publish_again", lambda _: None)
 
 
-def _marked_afterwards() -> AbstractContextManager[Any]:
-    """A job counts as published and its message is never sent."""
+def lost_jobs_stay_lost() -> AbstractContextManager[Any]:
+    """A job whose worker died is nobody's."""
     return patch.object(Dispatcher, "_take_back_lost_jobs", lambda _: None)
 
 
-def _handed_back_as_failed() -> AbstractContextManager[Any]:
+def handed_back_as_failed() -> AbstractContextManager[Any]:
     """A worker that leaves in peace costs its jobs an attempt."""
     hand_back = transitions.hand_back
 
@@ -111,7 +111,7 @@ def _handed_back_as_failed() -> AbstractContextManager[Any]:
     return patch.object(transitions, "hand_back", blame)
 
 
-def _discard_when_unsure() -> AbstractContextManager[Any]:
+def discard_when_unsure() -> AbstractContextManager[Any]:
     """A worker that does not hear whether its finish arrived removes what it stored."""
     settle = Runner._settle
 
@@ -125,34 +125,29 @@ def _discard_when_unsure() -> AbstractContextManager[Any]:
     return patch.object(Runner, "_settle", hasty)
 
 
-def _renew_nothing() -> AbstractContextManager[Any]:
+def renew_nothing() -> AbstractContextManager[Any]:
     """Leases lapse while their jobs run."""
     return patch.object(LeaseKeeper, "_renew", lambda *_: None)
 
 
-def _orphans_forgotten() -> AbstractContextManager[Any]:
+def orphans_forgotten() -> AbstractContextManager[Any]:
     """Nobody remembers where a lost attempt may have written."""
     return patch.object(JobRecord, "unpublished_keys", frozenset())
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
 MUTANTS: Final[tuple[Mutant, ...]] = (
-    _finish_by_anybody,
-    _finish_only_once,
-    _claim_what_runs,
-    _take_back_the_living,
-    _no_quiet_lease,
-    _versions_ignored,
-    _give_back_twice,
-    _keys_forgotten,
-    _never_again,
-    _marked_afterwards,
-    _handed_back_as_failed,
-    _discard_when_unsure,
-    _renew_nothing,
-    _orphans_forgotten,
+    finish_by_anybody,
+    finish_only_once,
+    claim_what_runs,
+    take_back_the_living,
+    no_quiet_lease,
+    versions_ignored,
+    give_back_twice,
+    keys_forgotten,
+    never_again,
+    lost_jobs_stay_lost,
+    handed_back_as_failed,
+    discard_when_unsure,
+    renew_nothing,
+    orphans_forgotten,
 )

@@ -94,7 +94,10 @@ class Records(MemoryServer):
 
     def do_hset(self, key: str, *fields: str) -> int:
         if key.startswith("job:") and "record" in fields:
-            self._checks.record_changed(key, self.do_hget(key, "record"), fields[fields.index("record") + 1])
+            before, after = self.do_hget(key, "record"), fields[fields.index("record") + 1]
+            self._checks.record_changed(key, before, after)
+            if self.do_exists(key.replace("job:", "lease:")) and self._network.world.acting().startswith("dispatcher"):
+                self._checks.taken_back(before, after)
         return super().do_hset(key, *fields)
 
     def do_xadd(self, key: str, *parts: str) -> str:
@@ -116,6 +119,8 @@ class Records(MemoryServer):
         network, chosen = self._network, self._network.world.random
         what = f"{command[0]} {command[1] if len(command) > 1 and command[0] != 'EVAL' else ''}"
         network.travel(what, TIMEOUT)
+        if network.world.time < process.cut_off_until:
+            raise RedisConnectionError("simulated")
         if how := network.refuses("records", TIMEOUT):
             if how == "hangs":
                 if command[0] not in BLOCKING and chosen.random() < 0.5:  # it stands in the server's socket

@@ -31,4 +31,6 @@ def tamed(chosen: random.Random) -> Iterator[None]:
 
 def silence() -> None:
     """Let the code log nothing: what happens stands in the trace."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"), cache_logger_on_first_use=False)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("critical"), cache_logger_on_first_use=False
+    )

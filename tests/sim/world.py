@@ -53,6 +53,7 @@ class Process:
         self.name = name
         self.alive = True
         self.frozen_until = 0.0
+        self.cut_off_until = 0.0  #: from the records server
         self.clock = SimClock(world)
         self.on_death: list[Callable[[], None]] = []
 
@@ -109,8 +110,12 @@ class World:
         self.hub = getcurrent()
 
     def note(self, what: str) -> None:
+        self.trace.append((self.time, self.acting(), what))
+
+    def acting(self) -> str:
+        """Return the name of the actor whose step this is."""
         current = getcurrent()
-        self.trace.append((self.time, current.name if isinstance(current, Actor) else "", what))
+        return current.name if isinstance(current, Actor) else ""
 
     def wait(self, seconds: float, event: Event | None = None) -> None:
         """Let others go on until the time is over or the event happens."""

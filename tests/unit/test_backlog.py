@@ -11,42 +11,68 @@ from shared.job_index import Queue
 from shared.jobs import JobRecord, Lane
 from tests.samples import record
 
-QUEUES = [Queue(lane, TeamId(team)) for lane in Lane for team in "abc"]
 WORK = record().parameters.work
+QUEUES = [Queue(lane, TeamId(team)) for lane in Lane for team in "abc"]
+Lengths = dict[Queue, int]
 
 
-def owner(queue: Queue) -> JobRecord:
+def job_of(queue: Queue) -> JobRecord:
     return record().model_copy(update={"team_id": queue.team_id, "lane": queue.lane})
 
 
-def backlog_of(lengths: dict[Queue, int], **known: float) -> Backlog:
-    waiting = {str(queue): (count, count * WORK) for queue, count in lengths.items()}
-    return Backlog(waiting=waiting, **known)
+def seen(lengths: Lengths, **known: float) -> Backlog:
+    return Backlog.model_validate({"waiting": {str(each): (n, n * WORK) for each, n in lengths.items()}} | known)
 
 
-@given(st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 6), min_size=1), st.integers(0, 5), st.data())
-@settings(max_examples=200, deadline=None)
-def test_the_place_of_one_among_equal_jobs_is_that_of_its_turn(
-    lengths: dict[Queue, int], under_way: int, data: st.DataObject
-) -> None:
-    queue = data.draw(st.sampled_from(sorted(lengths)))
-    rank = data.draw(st.integers(0, lengths[queue] - 1))
-    # Whoever of the same turn is older goes first; the estimate counts on being the last of them.
+def turns(lengths: Lengths, mine: Queue) -> list[JobId]:
+    """The order in which the dispatcher takes these jobs; of those whose turn is the same, mine comes last."""
     waiting = [
-        Waiting(JobId(f"{each}-{number}"), each, number * 10 + (each.team_id == queue.team_id), WORK)
+        Waiting(JobId(f"{each} {number}"), each, 2 * number + (each == mine), WORK)
         for each, count in lengths.items()
         for number in range(count)
     ]
-    order, _ = choose(waiting, Shares(0, {}), count=len(waiting), now_us=0, ageing=timedelta(seconds=300))
-    brute = [job.job_id for job in order].index(JobId(f"{queue}-{rank}")) + 1 + under_way
-    turn = backlog_of(lengths, published=under_way).turn(owner(queue), rank)
-    shared_lanes = len({each.lane for each in lengths}) > 1  # a team's earlier lanes count among what it was given
-    assert turn.seconds is None
-    if shared_lanes:
-        before = sum(
-            count for each, count in lengths.items() if list(Lane).index(each.lane) < list(Lane).index(queue.lane)
-        )
-        same = sum(count for each, count in lengths.items() if each.lane is queue.lane)
-        assert under_way + before < turn.position <= under_way + before + same
-    else:
-        assert turn.position == brute
+    chosen, _ = choose(waiting, Shares(0, {}), count=len(waiting), now_us=0, ageing=timedelta(minutes=5))
+    return [job.job_id for job in chosen]
+
+
+@given(st.sampled_from(Lane), st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_a_jobs_place_among_equal_ones_is_its_place_in_the_dispatchers_order(
+    lane: Lane, counts: list[int], under_way: int
+) -> None:
+    lengths = {Queue(lane, TeamId(team)): count for team, count in zip("abc", counts, strict=False)}
+    for mine, count in lengths.items():
+        order = turns(lengths, mine)
+        for rank in range(count):
+            place = seen(lengths, published=under_way).turn(job_of(mine), rank).position
+            assert place == under_way + 1 + order.index(JobId(f"{mine} {rank}"))
+
+
+@given(st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 7), min_size=1))
+@settings(max_examples=100, deadline=None)
+def test_a_jobs_place_is_behind_all_lanes_before_its_own_and_before_all_behind_it(lengths: Lengths) -> None:
+    order = turns(lengths, QUEUES[0])
+    for mine, count in lengths.items():
+        lane = [place for place, job_id in enumerate(order, start=1) if job_id.startswith(f"{mine.lane}:")]
+        places = [seen(lengths).turn(job_of(mine), rank).position for rank in range(count)]
+        assert places == sorted(set(places))
+        assert lane[0] <= places[0] <= places[-1] <= lane[-1]
+
+
+def test_an_estimate_is_the_work_that_goes_first_and_ones_own_by_the_workers_speed() -> None:
+    mine, other = Queue(Lane.NORMAL, TeamId("a")), Queue(Lane.NORMAL, TeamId("b"))
+    backlog = seen({mine: 4, other: 9}, published=2, running=1, running_work=WORK, workers=2, speed=WORK / 10)
+    # Half of what runs, one of its own and two of the other's, and itself; ten seconds for each.
+    assert backlog.turn(job_of(mine), rank=1) == Turn(2 + 1 + 2 + 1, seconds=45.0)
+    assert backlog.seconds_left(job_of(mine), done=0.75) == 5.0  # by one worker alone
+    assert backlog.queued_work == 13 * WORK
+
+
+def test_nobody_knows_how_long_it_takes_while_no_worker_has_told_its_speed() -> None:
+    backlog = seen({QUEUES[0]: 1})
+    assert backlog.turn(job_of(QUEUES[0]), rank=0) == Turn(1, None)
+    assert backlog.seconds_left(job_of(QUEUES[0]), done=0.5) is None
+
+
+def test_a_teams_own_jobs_count_though_no_dispatcher_has_told_what_waits() -> None:
+    assert Backlog.parse(None).turn(record(), rank=3) == Turn(4, None)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.onemin_requests import MODEL, parse_submission
+from api.onemin_requests import parse_submission
+from api.onemin_view import MODEL
 from api.submission import Draft
 from shared.egress import Egress
 from shared.errors import InvalidRequest, UnsupportedModel

@@ -81,7 +81,7 @@ def test_a_listed_job_is_one_line_that_says_why_it_failed(jobs: Jobs, records: r
     _, line = jobs("list").stdout.splitlines()
     assert line.split(maxsplit=8)[:8] == [job.id, "lake", "failed", "20m", "1", "0", "normal", f"{job.parameters.work}"]
     assert line.rstrip().endswith("the model broke in its seventeenth…")
-    assert f"failure.message               {BROKEN}" in jobs("show", job.id).stdout.splitlines()
+    assert f"{'failure.message':32}  {BROKEN}" in jobs("show", job.id).stdout.splitlines()
 
 
 def test_a_team_that_does_not_exist_is_said(

@@ -1,0 +1,36 @@
+"""The simulation finds nothing wrong with our code, and finds what was made wrong on purpose."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers import ROOT
+from tests.sim.mutants import MUTANTS, Mutant
+
+
+def simulate(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tests.sim", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=110
+    )
+
+
+def test_in_2000_courses_of_events_no_job_is_lost_or_stuck_or_published_twice() -> None:
+    told = simulate("--seeds", "2000")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.startswith("0 of 2000 seeds failed")
+
+
+def test_a_seed_is_the_same_course_of_events_in_every_process() -> None:
+    first, second = (simulate("--seed", "7", PYTHONHASHSEED=salt) for salt in ("1", "2"))
+    assert first.stdout == second.stdout
+    assert len(first.stdout.splitlines()) > 100
+    assert simulate("--seed", "8").stdout != first.stdout
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mistake_is_found(mutant: Mutant) -> None:
+    told = simulate("--seeds", "1000", "--mutant", mutant.__name__, "--until-failure")
+    assert told.returncode == 1, told.stdout + told.stderr
