@@ -20,8 +20,10 @@ from shared.job_store import Progress, Report
 from shared.jobs import JobStatus
 from shared.teams import get_user
 
-PERIOD: Final = 0.5  #: seconds between two looks at a job, at least
-MOMENT: Final = 0.05  #: seconds; looks of many watchers fall together on a multiple of it
+PERIOD: Final = 0.5  #: seconds between two looks at a job
+#: Moments in that time at which watchers look, each always at the same: those of a moment are read for in one batch,
+#: and no batch keeps other callers waiting.
+MOMENTS: Final = 10
 HEARTBEAT: Final = 15  #: seconds of silence after which a comment tells proxies that the connection lives
 
 
@@ -34,7 +36,7 @@ async def watch(services: Services, job_id: JobId, seen: str) -> AsyncIterator[b
         seen: Id of the event that the client had last.
     """
     loop = asyncio.get_running_loop()
-    told_at = loop.time()
+    told_at, phase = loop.time(), hash(job_id) % MOMENTS * PERIOD / MOMENTS
     async with services.completions.listening(job_id) as woken:
         while not services.completions.closing:
             with suppress(RecordsUnavailable):  # it will be back
@@ -49,7 +51,7 @@ async def watch(services: Services, job_id: JobId, seen: str) -> AsyncIterator[b
             if loop.time() - told_at >= HEARTBEAT:
                 yield KEEPALIVE_COMMENT
                 told_at = loop.time()
-            await _next_look(woken)
+            await _next_look(woken, phase)
 
 
 def name_of(found: Report) -> str:
@@ -79,9 +81,9 @@ async def _data(services: Services, found: Report) -> str:
     return json.dumps({"attempt": record.attempt, **progress._asdict()} | told)
 
 
-async def _next_look(woken: asyncio.Event) -> None:
-    """Wait for the end, or some time; watchers who look in the same moment are read for in one batch."""
+async def _next_look(woken: asyncio.Event, phase: float) -> None:
+    """Wait for the end, or for the phase of the period that is this job's."""
     with suppress(TimeoutError):
-        async with asyncio.timeout_at(asyncio.get_running_loop().time() // MOMENT * MOMENT + PERIOD + MOMENT):
+        async with asyncio.timeout_at(((asyncio.get_running_loop().time() - phase) // PERIOD + 1) * PERIOD + phase):
             await woken.wait()
     woken.clear()

@@ -41,13 +41,19 @@ class Backlog(BaseModel):
         """TFLOP of all queued jobs."""
         return sum(work for _, work in self.waiting.values())
 
+    @property
+    def _running_left(self) -> float:
+        """TFLOP: jobs that a worker's engine has are half done, those that wait in its other slots have not begun."""
+        return self.running_work * (1 - min(self.workers, self.running) / (2 * self.running)) if self.running else 0.0
+
     def turn(self, record: JobRecord, rank: int) -> Turn:
         """Return when a queued job's turn comes if ``rank`` jobs of its own queue go first.
 
         Teams take turns: before a team's k-th job of a lane, each other team has at most k of that lane.
         """
         mine, own = LANES.index(record.lane), str(Queue(record.lane, record.team_id))
-        jobs, work = self.published + 1 + rank, self.running_work / 2 + record.parameters.work * (rank + 1)
+        jobs = self.published + rank + 1
+        work = self._running_left + record.parameters.work * jobs
         for name, (count, queued) in self.waiting.items():
             there = LANES.index(Lane(name.partition(":")[0]))
             if count and name != own and there <= mine:
@@ -60,7 +66,9 @@ class Backlog(BaseModel):
         """Return how long a running job takes still, of whose steps this share is done."""
         if not self.speed:
             return None
-        return round(record.parameters.work * (1 - done) / (self.speed / self.workers), 1)
+        work = record.parameters.work
+        others = max(0.0, self._running_left / self.workers - work) / 2  # those in front of it, if it has not begun
+        return round((work * (1 - done) + (0.0 if done else others)) * self.workers / self.speed, 1)
 
     @classmethod
     def parse(cls, text: str | None) -> Self:

@@ -30,15 +30,20 @@ CONFIG: Final = Config(
     response_checksum_validation="when_required",
     connect_timeout=3,
     read_timeout=15,
-    retries={"mode": "standard", "total_max_attempts": 3},
 )
 
 
 class ObjectStore:
-    """Objects under their keys. Calls block; clients are safe to share between threads."""
+    """Objects under their keys. Calls block; clients are safe to share between threads.
 
-    def __init__(self, settings: StorageSettings) -> None:
+    Args:
+        settings: Where they are.
+        tries: How often a call is made before it fails; one takes 15 s when the server is frozen.
+    """
+
+    def __init__(self, settings: StorageSettings, *, tries: int = 3) -> None:
         self._settings = settings
+        self._config = CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": tries}))
         self.bucket = settings.bucket
         self._client = self._connect(settings.endpoint)
 
@@ -118,7 +123,7 @@ class ObjectStore:
             region_name=self._settings.region,
             aws_access_key_id=access_key.get_secret_value() if access_key else None,
             aws_secret_access_key=secret_key.get_secret_value() if secret_key else None,
-            config=CONFIG,
+            config=self._config,
         )
 
 

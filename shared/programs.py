@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 import redis.asyncio
+from hiredis import pack_command
 from pydantic_core import to_json
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -146,15 +148,10 @@ def _ask(client: redis.Redis, step: Step) -> Any:
 async def _ask_async(client: "redis.asyncio.Redis", step: Step) -> Any:
     if isinstance(step, tuple):
         return await client.execute_command(*step)  # type: ignore[no-untyped-call]
-    return _answers(await _send_async(client, step))
-
-
-async def _send_async(client: "redis.asyncio.Redis", commands: list[Command]) -> list[Any]:
-    """Send commands in one go and return their answers, errors among them."""
     async with client.pipeline(transaction=False) as batch:
-        for command in commands:
+        for command in step:
             batch.execute_command(*command)
-        return await batch.execute(raise_on_error=False)
+        return _answers(await batch.execute(raise_on_error=False))
 
 
 class SharedConnection:
@@ -182,7 +179,7 @@ class SharedConnection:
             asked, self._waiting = self._waiting, []
             try:
                 async with asyncio.timeout(SOCKET_TIMEOUT.total_seconds()):
-                    found = await _send_async(self._client, [each for step, _ in asked for each in _commands(step)])
+                    found = await self._exchange([each for step, _ in asked for each in _commands(step)])
             except Exception as error:  # noqa: BLE001  it is theirs who asked
                 asked += self._waiting
                 self._waiting = []
@@ -194,6 +191,30 @@ class SharedConnection:
                 for step, answer in asked:
                     _settle(answer, step, list(islice(answers, len(_commands(step)))))
         self._sender = None
+
+    async def _exchange(self, commands: list[Command]) -> list[Any]:
+        """Send commands in one go and return their answers, errors among them: a pipeline at a third of its price."""
+        packed = b"".join(pack_command(command) for command in commands)  # type: ignore[arg-type]
+        pool = self._client.connection_pool
+        connection: AbstractConnection = await pool.get_connection()  # type: ignore[no-untyped-call]
+
+        async def exchange() -> list[Any]:
+            await connection.send_packed_command(packed)
+            return [await self._answer(connection, str(name)) for name, *_ in commands]
+
+        try:
+            answers: list[Any] = await connection.retry.call_with_retry(exchange, lambda _: connection.disconnect())
+            return answers
+        finally:
+            await pool.release(connection)
+
+    async def _answer(self, connection: AbstractConnection, name: str) -> Any:
+        try:
+            answer = await connection.read_response()
+        except ResponseError as error:
+            return error
+        understand = self._client.response_callbacks.get(name)
+        return understand(answer) if understand else answer
 
 
 AsyncClient = redis.asyncio.Redis | SharedConnection

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from shared.errors import Misconfigured, ReduxqError
+from shared.errors import Misconfigured, RecordsUnavailable, ReduxqError
 from shared.log import configure_logging
 from shared.programs import Program, connect, run
 from shared.settings import Settings, load_settings
@@ -26,10 +26,13 @@ def require_durable(durability: str) -> Program[None]:
 
     Raises:
         Misconfigured: If it keeps no append-only file, or does not sync it before it answers.
+        RecordsUnavailable: If it reads that file still; until then it says that it keeps none.
     """
     if durability == "managed":
         return
     persistence = yield ("INFO", "persistence")
+    if int(persistence.get("loading", 0)):
+        raise RecordsUnavailable("the records server does not answer yet: it is loading its data")
     if not int(persistence.get("aof_enabled", 0)):
         raise Misconfigured(
             "the records server keeps no append-only file and would forget accepted jobs: set 'appendonly yes' and "

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from shared.programs import Program, connect_async, run_async
+from shared.programs import Program, run_async
+from tests.memory import connect_async
 
 
 def run_together(url: str, programs: Iterable[Program[Any]]) -> list[Any]:

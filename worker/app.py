@@ -49,7 +49,7 @@ class Worker:
             clock=self._clock,
             update=lambda job_id, transition: run(records, store.update(job_id, transition)),
             keeper=self._keeper,
-            objects=ObjectStore(settings.storage),
+            objects=ObjectStore(settings.storage, tries=1),  # the runner itself is patient
             engine=self._engine,
             score=score,
             model=identity,

@@ -12,9 +12,9 @@ from tests.chaos.peer import Peer
 from tests.chaos.side import Row, Side
 
 
-def attack(make: Callable[[Path, ExitStack], Side], seed: int, jobs: int) -> Row:
+def attack(make: Callable[[Path, ExitStack], Side], folder: Path, seed: int, jobs: int) -> Row:
+    folder.mkdir(parents=True)
     with ExitStack() as living:
-        folder = Path(living.enter_context(tempfile.TemporaryDirectory()))
         side = make(folder, living)
         print(f"{side.name}: {jobs} jobs, seed {seed}", flush=True)
         try:
@@ -28,11 +28,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000, help="how many are submitted")
     parser.add_argument("--seed", type=int, default=None, help="of the nemesis; drawn when not given")
     parser.add_argument("--side", choices=("ours", "peer", "both"), default="both")
+    parser.add_argument("--folder", type=Path, help="new one, where data and logs stay")
     asked = parser.parse_args()
     seed = random.randrange(1_000_000) if asked.seed is None else asked.seed
-    sides: list[Callable[[Path, ExitStack], Side]] = {"ours": [Ours], "peer": [Peer], "both": [Ours, Peer]}[asked.side]
-    rows = [attack(side, seed, asked.jobs) for side in sides]
-    show(seed, rows)
+    sides: dict[str, Callable[[Path, ExitStack], Side]] = {"ours": Ours, "peer": Peer}
+    chosen = sides if asked.side == "both" else [asked.side]
+    with ExitStack() as living:
+        folder = asked.folder or Path(living.enter_context(tempfile.TemporaryDirectory()))
+        show(seed, [attack(sides[name], folder / name, seed, asked.jobs) for name in chosen])
 
 
 def show(seed: int, rows: list[Row]) -> None:
@@ -43,9 +46,10 @@ def show(seed: int, rows: list[Row]) -> None:
         print(f"{row.name:14}{numbers}{row.seconds / 60:9.1f}")
     for row in rows:
         print(f"{row.name}: " + ", ".join(f"{count} x {what}" for what, count in sorted(row.harms.items())))
-        for what, counts in (("ended by itself", row.died), ("also", row.outcome.also)):
-            if counts:
-                print(f"  {what}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+        for line, count in row.died.most_common():
+            print(f"  {count} x ended by itself: {line}")
+        for what, count in row.outcome.also.items():
+            print(f"  {count} x {what}")
 
 
 if __name__ == "__main__":

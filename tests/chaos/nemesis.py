@@ -47,7 +47,7 @@ class Nemesis:
 
     def __init__(self, ground: Ground, crew: Crew) -> None:
         self.done: Counter[str] = Counter()
-        self.died: Counter[str] = Counter()  #: parts that ended without being killed
+        self.died: Counter[str] = Counter()  #: last lines of parts that ended without being killed
         self._ground = ground
         self._crew = crew
 
@@ -56,7 +56,7 @@ class Nemesis:
         for harm in plan(seed):
             if stop.wait(harm.after):
                 return
-            self.died.update(name.partition("-")[0] for name in self._crew.revive())
+            self.died.update(self._ground.log(name).splitlines()[-1] for name in self._crew.revive())
             if self._do(harm, stop):
                 self.done[harm.what] += 1
             self._crew.revive()

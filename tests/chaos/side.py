@@ -70,9 +70,7 @@ class Side(ABC):
         """Have so many jobs submitted, or for so long, under attack; then wait for the last and count."""
         began, calm, over = time.monotonic(), Event(), Event()
         nemesis = Nemesis(self.ground, self.crew)
-        numbers: Iterator[int] = iter(
-            range(jobs) if jobs else itertools.takewhile(lambda _: not calm.is_set(), itertools.count())
-        )
+        numbers = itertools.takewhile(lambda number: number < jobs if jobs else not calm.is_set(), itertools.count())
         with ThreadPoolExecutor(CALLERS + 2) as pool:
             following = pool.submit(self._follow_until, over)
             raging = pool.submit(nemesis.rage, seed, calm)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import Misconfigured
+from shared.errors import Misconfigured, RecordsUnavailable
 from shared.programs import connect, run
 from shared.startup import require_durable
 from tests import servers
@@ -24,3 +24,10 @@ def test_a_server_that_could_forget_is_refused_unless_the_operator_vouches_for_i
         with pytest.raises(Misconfigured, match=f"{message}.*REDUXQ_RECORDS__DURABILITY=managed"):
             run(records, require_durable("aof"))
         run(records, require_durable("managed"))
+
+
+def test_a_server_that_is_loading_its_data_is_not_taken_for_one_without_an_append_only_file() -> None:
+    asking = require_durable("aof")
+    assert next(asking) == ("INFO", "persistence")
+    with pytest.raises(RecordsUnavailable, match="loading"):
+        asking.send({"loading": 1, "aof_enabled": 0})  # as Valkey 9.1 answers then

@@ -17,9 +17,10 @@ from shared.ids import JobId, TeamId
 from shared.job_index import COMPLETIONS
 from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord, JobStatus
-from shared.programs import Program, connect_async, run, run_async
+from shared.programs import Program, run, run_async
 from shared.transitions import cancel, fail, fail_attempt, finish, hand_back
 from tests import queues
+from tests.memory import connect_async
 from tests.samples import MODEL, NOW, PRICE, record, start, variations_of
 
 STORE = JobStore(timedelta(seconds=1))
@@ -153,14 +154,14 @@ def test_a_failed_job_is_told_and_costs_nothing(do: Do, records: redis.Redis) ->
     assert credit(records) == (1_000_000, 1_000_000)
 
 
-def test_a_lease_lapses_and_the_job_is_taken_back_to_its_old_place(do: Do) -> None:
+def test_a_lease_lapses_and_the_job_is_taken_back_to_its_old_place(do: Do, sleep: Callable[[float], None]) -> None:
     job, younger = record(), record(created_at=NOW + timedelta(seconds=1))
     for each in (job, younger):
         do(STORE.accept(each))
     do(STORE.update(job.id, start))
     lose = partial(fail_attempt, attempt=1, reason="silent", limit=3, now=NOW)
     assert do(STORE.take_back(job.id, lose)) is None
-    time.sleep(1.1)
+    sleep(1.1)
     assert do(STORE.unleased()) == [job.id]
     assert do(STORE.take_back(job.id, lose)).status is JobStatus.QUEUED
     assert do(queues.queued_jobs()) == [job.id, younger.id]
@@ -177,11 +178,11 @@ def test_a_job_that_ended_is_not_taken_back(do: Do) -> None:
     assert do(STORE.get(job.id)) == done
 
 
-def test_a_lease_that_is_renewed_at_the_last_moment_keeps_its_job(do: Do, records: redis.Redis) -> None:
+def test_a_lease_that_is_renewed_at_the_last_moment_keeps_its_job(do: Do, records: redis.Redis, sleep: Callable[[float], None]) -> None:
     job = record()
     do(STORE.accept(job))
     running = do(STORE.update(job.id, start))
-    time.sleep(1.1)
+    sleep(1.1)
 
     def lose_while_it_is_renewed(before: JobRecord) -> JobRecord:
         run(records, STORE.renew(job.id, 1, None))
@@ -191,11 +192,11 @@ def test_a_lease_that_is_renewed_at_the_last_moment_keeps_its_job(do: Do, record
     assert do(STORE.get(job.id)) == running
 
 
-def test_an_expired_lease_that_nobody_took_is_still_its_holders(do: Do) -> None:
+def test_an_expired_lease_that_nobody_took_is_still_its_holders(do: Do, sleep: Callable[[float], None]) -> None:
     job = record()
     do(STORE.accept(job))
     running = do(STORE.update(job.id, start))
-    time.sleep(1.1)
+    sleep(1.1)
     do(STORE.renew(job.id, 1, Progress(3, 28)))
     assert do(STORE.unleased()) == []
     assert do(STORE.report(job.id)).progress == Progress(3, 28)
@@ -212,12 +213,12 @@ def test_progress_ends_with_the_attempt(do: Do) -> None:
     assert do(STORE.report(job.id)).progress is None
 
 
-def test_two_dispatchers_never_lead_at_once(do: Do) -> None:
+def test_two_dispatchers_never_lead_at_once(do: Do, sleep: Callable[[float], None]) -> None:
     soon = timedelta(seconds=0.3)
     assert do(dispatch_store.lead("one", soon))
     assert not do(dispatch_store.lead("two", soon))
     assert do(dispatch_store.lead("one", soon))
-    time.sleep(0.4)
+    sleep(0.4)
     assert do(dispatch_store.lead("two", soon))
     do(dispatch_store.step_down("one"))
     assert do(dispatch_store.leader()) == "two"
@@ -225,11 +226,11 @@ def test_two_dispatchers_never_lead_at_once(do: Do) -> None:
     assert do(dispatch_store.lead("one", soon))
 
 
-def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do) -> None:
+def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do, sleep: Callable[[float], None]) -> None:
     do(dispatch_store.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
     do(dispatch_store.announce_worker("two", WorkerLife(slots=3, speed=1.5), timedelta(seconds=9)))
     assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": WorkerLife(3, 1.5)}
-    time.sleep(0.4)
+    sleep(0.4)
     assert do(dispatch_store.living_workers()) == {"two": WorkerLife(3, 1.5)}
     do(dispatch_store.retire_worker("two"))
     assert do(dispatch_store.living_workers()) == {}
@@ -245,6 +246,7 @@ def test_the_doorbell_wakes_once_however_often_it_was_rung(do: Do) -> None:
     assert time.monotonic() - started >= 0.5
 
 
+@pytest.mark.parametrize("valkey", ["valkey"], indirect=True)
 def test_a_server_that_is_gone_is_named_as_such(records: redis.Redis) -> None:
     records.connection_pool.connection_kwargs["port"] = 1
     records.connection_pool.disconnect()
@@ -252,6 +254,7 @@ def test_a_server_that_is_gone_is_named_as_such(records: redis.Redis) -> None:
         run(records, STORE.get(JobId("any")))
 
 
+@pytest.mark.parametrize("valkey", ["valkey"], indirect=True)
 def test_a_full_server_refuses_a_job_whole(do: Do, records: redis.Redis) -> None:
     records.config_set("maxmemory", "1")
     job = record()

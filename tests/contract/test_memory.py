@@ -34,6 +34,7 @@ def any_command(chosen: random.Random) -> tuple[Any, ...]:
         ("TYPE", ranked),
         ("TTL", text),
         ("PEXPIRE", text, 80_000),
+        ("EXPIRE", text, 70, "NX"),
         ("HSET", hashed, x, low, y, high),
         ("HGET", hashed, x),
         ("HMGET", hashed, x, y),

@@ -1,6 +1,6 @@
 """``python -m tests.faults.halting_worker``: a real worker without weights that a test can stop in each phase of a job.
 
-It takes ``PACE`` seconds a step and makes small pictures; the seed 666 kills it.
+It takes ``PACE`` seconds a step and makes small pictures; the seed :data:`POISON` kills it.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.samples import MODEL
 from worker.app import Worker
 from worker.encoding import encode
 
-POISON = 666  #: seed that no worker survives
+POISON = 2**32 - 1  #: seed that no worker survives
 
 
 class HaltingModel(PacedModel):

@@ -225,7 +225,8 @@ def test_the_documented_requests_are_answered_with_the_documented_fields(
     api: httpx.Client, names: dict[str, str]
 ) -> None:
     body = sent("/api/features")
-    body = body | {"promptObject": body["promptObject"] | {"imageUrl": names["imageUrl"], "seed": 2}}
+    prompt = body["promptObject"] | {"imageUrl": names["imageUrl"], "seed": 2}
+    body = body | {"promptObject": prompt, "webhook": "https://example.com/jobs"}
     expected = documented("POST", "/api/features")
     expected["aiRecord"]["aiRecordDetail"]["promptObject"]["seed"] = 2
     assert fields(api.post("/api/features", json=body).json()) == fields(expected)

@@ -1,5 +1,6 @@
 """Clients of a server in memory, with redis-py's faces."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -33,7 +34,14 @@ class AsyncMemoryRedis(redis.asyncio.Redis):
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
     async def execute_command(self, *command: Any, **_: Any) -> Any:
+        await asyncio.sleep(0)  # as on a network, others come in between
         return self.ask(*_as_sent(command))
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002  redis-py's
@@ -84,6 +92,7 @@ class AsyncBatch(Batch):
         pass
 
     async def execute(self, *, raise_on_error: bool) -> list[Any]:  # type: ignore[override]
+        await asyncio.sleep(0)
         return super().execute(raise_on_error=raise_on_error)
 
 

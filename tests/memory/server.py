@@ -58,11 +58,14 @@ class MemoryServer:
     def do_exists(self, *keys: str) -> int:
         return sum(map(self._there, keys))
 
-    def do_pexpire(self, key: str, milliseconds: str) -> bool:
-        if not self._there(key):
+    def do_pexpire(self, key: str, milliseconds: str, *options: str) -> bool:
+        if not self._there(key) or ("NX" in options and key in self.lapses):
             return False
         self.lapses[key] = self._now() + int(milliseconds) / 1000
         return True
+
+    def do_expire(self, key: str, seconds: str, *options: str) -> bool:
+        return self.do_pexpire(key, str(int(seconds) * 1000), *options)
 
     def do_ttl(self, key: str) -> int:
         if not self._there(key):
@@ -72,9 +75,11 @@ class MemoryServer:
     def do_type(self, key: str) -> str:
         return NAMES[type(self.data[key])] if self._there(key) else "none"
 
+    def do_keys(self, pattern: str) -> list[str]:
+        return [key for key in [*self.data] if fnmatchcase(key, pattern) and self._there(key)]
+
     def do_scan(self, cursor: str, *options: str) -> tuple[int, list[str]]:
-        pattern = options[options.index("MATCH") + 1] if "MATCH" in options else "*"
-        return 0, [key for key in [*self.data] if fnmatchcase(key, pattern) and self._there(key)]
+        return 0, self.do_keys(options[options.index("MATCH") + 1] if "MATCH" in options else "*")
 
     # Texts
 

@@ -38,4 +38,6 @@ def text(part: Any) -> str:
     """Return a part of a command as the server sees it."""
     if isinstance(part, bool):
         raise TypeError("a command has no part that is true or false")
+    if isinstance(part, bytes):
+        return part.decode()
     return repr(part) if isinstance(part, float) else str(part)

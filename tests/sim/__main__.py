@@ -4,14 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
 
-from tests.sim.course import Outcome, run_course
-from tests.sim.mutants import MUTANTS
-from tests.sim.tamed import silence
+from tests.sim.course import Outcome
+from tests.sim.seeds import run_briefly, run_seed
 
 
 def main() -> int:
@@ -41,30 +39,20 @@ def main() -> int:
 
 
 def _outcomes(seeds: range, mutant: str, processes: int) -> Iterator[Outcome]:
-    """Give all seeds' outcomes in order; one line of the first that fails is enough to have it again."""
-    with get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(partial(_briefly, mutant), seeds, chunksize=10)
-
-
-def _briefly(mutant: str, seed: int) -> Outcome:
-    silence()
-    with _mistake(mutant):
-        return run_course(seed)._replace(trace=())
+    """Give all seeds' outcomes in order, without their traces."""
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    try:
+        yield from pool.map(partial(run_briefly, mutant), seeds, chunksize=10)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _show(seed: int, mutant: str) -> int:
-    silence()
-    with _mistake(mutant):
-        outcome = run_course(seed)
+    outcome = run_seed(mutant, seed)
     for at, who, what in outcome.trace:
         print(f"{at:10.4f}  {who:24}  {what}")
     print(outcome.fingerprint)
     return int(bool(outcome.failures))
-
-
-def _mistake(name: str) -> AbstractContextManager[Any]:
-    chosen = {mutant.__name__: mutant for mutant in MUTANTS}
-    return chosen[name]() if name else nullcontext()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SETTINGS: Final = Settings(
 )
 CALM_AT: Final = 20.0  #: seconds; from then on nothing breaks any more
 LIMIT: Final = 400.0  #: seconds; everything has ended by then
-SWEPT_AFTER: Final = (700.0, 3700.0)  #: seconds later what attempts and then what uploads left behind is gone
+SWEPT_AFTER: Final = (700.0, 3700.0, 700.0)  #: seconds after which one round each removes what is left behind
 
 
 class Outcome(NamedTuple):

@@ -84,7 +84,7 @@ def keys_forgotten() -> AbstractContextManager[Any]:
     """Twins of a request do not see each other."""
     mark = idempotency.mark
 
-    def careless(once: Any, made: str) -> Any:
+    def careless(once: Any, made: str, **_: Any) -> Any:
         return [], mark(once, made)[1]
 
     return patch.object(idempotency, "mark", careless)

@@ -14,13 +14,14 @@ from api import sources, uploads
 
 @contextmanager
 def tamed(chosen: random.Random) -> Iterator[None]:
-    """Let all randomness of the code come from ``chosen``.
+    """Let all randomness of the code come from ``chosen``, and nothing be logged: what happens stands in the trace.
 
     ``uuid4``, ``secrets`` and ``SystemRandom`` all ask the operating system, at these two names. anyio's scopes shield
     from cancellation by an event loop, and there is none.
     """
     unshielded: Callable[..., Any] = lambda **_: nullcontext()  # noqa: E731
     with (
+        _silence(),
         patch.object(os, "urandom", chosen.randbytes),
         patch.object(random, "_urandom", chosen.randbytes),
         patch.object(sources, "CancelScope", unshielded),
@@ -29,8 +30,11 @@ def tamed(chosen: random.Random) -> Iterator[None]:
         yield
 
 
-def silence() -> None:
-    """Let the code log nothing: what happens stands in the trace."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger("critical"), cache_logger_on_first_use=False
-    )
+@contextmanager
+def _silence() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

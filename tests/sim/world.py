@@ -138,9 +138,14 @@ class World:
             Stuck: If it is not.
         """
         while not done():
-            ready = [actor for actor in self.actors if actor.wakes_at(self.time) <= self.time]
+            now = self.time
+            ready = [
+                actor
+                for actor in self.actors
+                if (actor.until <= now or (actor.event and actor.event.is_set())) and actor.process.frozen_until <= now
+            ]
             if not ready:
-                self.time = min((actor.wakes_at(self.time) for actor in self.actors), default=NEVER)
+                self.time = min((actor.wakes_at(now) for actor in self.actors), default=NEVER)
                 if self.time > limit:
                     raise Stuck(f"not done after {limit:g} s")
                 continue

@@ -62,10 +62,17 @@ def test_a_jobs_place_is_behind_all_lanes_before_its_own_and_before_all_behind_i
 def test_an_estimate_is_the_work_that_goes_first_and_ones_own_by_the_workers_speed() -> None:
     mine, other = Queue(Lane.NORMAL, TeamId("a")), Queue(Lane.NORMAL, TeamId("b"))
     backlog = seen({mine: 4, other: 9}, published=2, running=1, running_work=WORK, workers=2, speed=WORK / 10)
-    # Half of what runs, one of its own and two of the other's, and itself; ten seconds for each.
-    assert backlog.turn(job_of(mine), rank=1) == Turn(2 + 1 + 2 + 1, seconds=45.0)
+    # Half of what runs, two under way, one of its own and two of the other's, and itself; ten seconds for each.
+    assert backlog.turn(job_of(mine), rank=1) == Turn(2 + 1 + 2 + 1, seconds=65.0)
     assert backlog.seconds_left(job_of(mine), done=0.75) == 5.0  # by one worker alone
     assert backlog.queued_work == 13 * WORK
+
+
+def test_a_job_that_waits_for_its_workers_engine_counts_those_in_front_of_it() -> None:
+    backlog = seen({}, running=3, running_work=3 * WORK, workers=1, speed=WORK / 10)
+    assert backlog.turn(job_of(QUEUES[0]), rank=0).seconds == 35.0  # half a job, two that have not begun, and itself
+    assert backlog.seconds_left(job_of(QUEUES[0]), done=0.0) == 17.5  # a second or a third: in the middle
+    assert backlog.seconds_left(job_of(QUEUES[0]), done=0.5) == 5.0
 
 
 def test_nobody_knows_how_long_it_takes_while_no_worker_has_told_its_speed() -> None:

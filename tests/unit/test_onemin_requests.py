@@ -183,6 +183,26 @@ def test_no_parameter_gets_past_in_any_other_way_than_as_an_error_of_ours(prompt
     assert 1 <= draft.parameters["num_outputs"] <= 4
 
 
+def test_priority_and_deadlines_stand_beside_the_prompt() -> None:
+    plain = parse(body())
+    assert (plain.low_priority, plain.max_queue, plain.max_run) == (False, None, None)
+    asked = parse(body() | {"priority": "low", "maxQueueSeconds": 60, "maxRunSeconds": "5"})
+    assert (asked.low_priority, asked.max_queue, asked.max_run) == (True, timedelta(seconds=60), timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"priority": "high"}, "priority: input should be 'normal' or 'low', not 'high'"),
+        ({"maxQueueSeconds": 0}, "maxQueueSeconds: must be a whole number from 1 to 31536000, not 0"),
+        ({"maxRunSeconds": 1.5}, "maxRunSeconds: must be a whole number from 1 to 31536000, not 1.5"),
+    ],
+)
+def test_a_wrong_priority_or_deadline_is_named(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(message)):
+        parse(body() | asked)
+
+
 URL = "https://example.com/jobs?token=1"
 
 
