@@ -3,7 +3,7 @@
 #   make test        all tests but the slow ones                TEST_ARGS="-k worker"
 #   make test-slow   the slow ones
 #   make check       lint, format, types, imports
-#   make chaos       10,000 jobs while everything is killed and frozen, here and in plain Celery    CHAOS_ARGS="--seed 7"
+#   make chaos       10,000 jobs under attack, half an hour      CHAOS_ARGS="--seed 7"
 #   make bench       how fast a job is accepted, how well 1,000 callers wait
 # Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu spares gigabytes of CUDA.
 
@@ -45,6 +45,7 @@ chaos: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.accept
 	$(BIN)/python -m tests.bench.blocked
+	$(BIN)/python -m tests.bench.recover
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reduxq needs Python 3.11 or newer and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % sys.version_info[:2])'

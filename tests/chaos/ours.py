@@ -29,6 +29,7 @@ class Ours(Side):
 
     def __init__(self, folder: Path, living: ExitStack) -> None:
         super().__init__()
+        self._living = living
         self.ground = self.town = Town(folder, living, SETTINGS, pace=0.002)
         self.crew = self.town.crew
         self.town._process("dispatcher-1", "api.dispatcher", {})
@@ -60,7 +61,7 @@ class Ours(Side):
 
     def _client(self) -> httpx.Client:
         if not hasattr(self._mine, "client"):
-            self._mine.client = self.town.client(timeout=PATIENCE)
+            self._mine.client = self._living.enter_context(self.town.client(timeout=PATIENCE))
         client: httpx.Client = self._mine.client
         return client
 

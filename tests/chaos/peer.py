@@ -61,8 +61,8 @@ class Peer(Side):
 
     def _messages(self) -> str:
         """Return everything that the broker still has, as one text."""
-        broker = connect(self.ground.environment["REDUXQ_BROKER__URL"])
-        waiting, unacknowledged = broker.lrange("celery", 0, -1), broker.hvals("unacked")
+        with connect(self.ground.environment["REDUXQ_BROKER__URL"]) as broker:
+            waiting, unacknowledged = broker.lrange("celery", 0, -1), broker.hvals("unacked")
         return "".join(map(str, [*waiting, *unacknowledged]))
 
     def _is_there(self, job_id: str) -> bool:

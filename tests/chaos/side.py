@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
@@ -19,6 +19,7 @@ from tests.ground import Ground
 
 CALLERS = 8
 AHEAD = 150  #: jobs that may be open at a time, so that jobs are accepted, run and finished all the time
+LULL = 10.0  #: seconds after which a client goes on all the same, for what was lost leaves no room
 PATIENCE = 60.0  #: seconds without any end of a job after which those that are left count as lost or stuck
 
 
@@ -72,26 +73,27 @@ class Side(ABC):
         nemesis = Nemesis(self.ground, self.crew)
         numbers = itertools.takewhile(lambda number: number < jobs if jobs else not calm.is_set(), itertools.count())
         with ThreadPoolExecutor(CALLERS + 2) as pool:
-            following = pool.submit(self._follow_until, over)
-            raging = pool.submit(nemesis.rage, seed, calm)
-            calling = [pool.submit(self._call, numbers) for _ in range(CALLERS)]
-            if seconds:
-                calm.wait(seconds)
+            threads = [pool.submit(self._follow_until, over), pool.submit(nemesis.rage, seed, calm)]
+            calls = [pool.submit(self._call, numbers) for _ in range(CALLERS)]
+            try:
+                wait(calls, seconds, FIRST_EXCEPTION)
                 calm.set()
-            for call in calling:
-                call.result()
-            calm.set()
-            raging.result()
-            self.crew.revive()
-            self._wait_for_the_last()
-            over.set()
-            following.result()
+                for call in calls:
+                    call.result()
+                threads[1].result()
+                self._wait_for_the_last()
+            finally:
+                calm.set()
+                over.set()
+        for thread in threads:
+            thread.result()
         self.follow()
         return Row(self.name, len(self.accepted), self.outcome(), time.monotonic() - began, nemesis.done, nemesis.died)
 
     def _call(self, numbers: Iterator[int]) -> None:
         for number in numbers:
-            while len(self.accepted) - len(self.told) > AHEAD:
+            until = time.monotonic() + LULL
+            while len(self.accepted) - len(self.told) > AHEAD and time.monotonic() < until:
                 time.sleep(0.02)
             while (job_id := self.ask(number)) is None:
                 time.sleep(0.2)

@@ -178,7 +178,9 @@ def test_a_job_that_ended_is_not_taken_back(do: Do) -> None:
     assert do(STORE.get(job.id)) == done
 
 
-def test_a_lease_that_is_renewed_at_the_last_moment_keeps_its_job(do: Do, records: redis.Redis, sleep: Callable[[float], None]) -> None:
+def test_a_lease_that_is_renewed_at_the_last_moment_keeps_its_job(
+    do: Do, records: redis.Redis, sleep: Callable[[float], None]
+) -> None:
     job = record()
     do(STORE.accept(job))
     running = do(STORE.update(job.id, start))

@@ -1,47 +1,33 @@
 """An answer follows the fsync: seen in the system calls of Valkey, which is stopped while it makes them."""
 
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from ptrace.debugger import PtraceDebugger, PtraceProcess
-from ptrace.func_call import FunctionCallOptions
+from ptrace.debugger import PtraceProcess
 
+from shared.ids import JobId
+from shared.jobs import JobStatus
 from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from tests import servers
+from tests.faults.town import Town
+from tests.faults.tracing import synced_next, traced
 from tests.samples import encoded, picture
 from tests.stack import feature, upload
+
+pytestmark = pytest.mark.slow
 
 HELD = 0.5  #: seconds that an fsync is held up
 
 
-@contextmanager
-def traced(pid: int) -> Iterator[PtraceProcess]:
-    """Stop a process's main thread at each of its system calls."""
-    debugger = PtraceDebugger()
-    process = debugger.addProcess(pid, is_attached=False)
-    try:
-        yield process
-    finally:
-        debugger.quit()
-
-
-def next_call(process: PtraceProcess) -> tuple[str, bool, int]:
-    """Let the process go on to the next stop; return the call's name, whether it begins, and its first argument."""
-    process.syscall()
-    process.debugger.waitSyscall(process)
-    call = process.syscall_state.event(FunctionCallOptions())
-    return call.name, call.result is None, call.arguments[0].value if call.arguments else -1
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("appendfsync", ["always", "everysec"])
 def test_an_acceptance_is_answered_when_it_is_synced(
     tmp_path: Path, s3: str, objects: ObjectStore, appendfsync: str
@@ -66,15 +52,31 @@ def test_an_acceptance_is_answered_when_it_is_synced(
         assert not any(accepted in written for written in synced)
 
 
-def held_syncs(valkey: PtraceProcess, answered: Any) -> Iterator[bytes]:
-    """Hold up each fsync until the client has an answer, and give what it syncs; none may answer the client."""
+def held_syncs(valkey: PtraceProcess, answered: Callable[[], bool]) -> Iterator[bytes]:
+    """Hold up each fsync until the client has an answer, and give what it syncs; in none may the client get one."""
     while not answered():
-        name, begins, descriptor = next_call(valkey)
-        if name in {"fsync", "fdatasync"} and begins:
-            file = Path(f"/proc/{valkey.pid}/fd/{descriptor}").readlink()
-            assert file.suffix == ".aof"
-            written = file.read_bytes()
-            had_answer = answered()
+        if written := synced_next(valkey):
             time.sleep(HELD)
-            assert answered() == had_answer
+            assert not answered()
             yield written
+
+
+def test_a_finish_whose_answer_died_with_valkey_is_not_lost_and_not_told_twice(town: Town) -> None:
+    town.halts.ask("before-finish")
+    job_id = town.submit()
+    worker = town.halted("before-finish")
+    with traced(town.valkey_pid()) as valkey:
+        town.halts.release()
+        while job_id.encode() not in (synced_next(valkey) or b"").rpartition(b"jobs:completions")[2]:
+            pass  # the commit is written, and its answer is not
+        os.kill(valkey.pid, signal.SIGKILL)
+    assert not settled(town, worker, job_id)
+    town.serve(servers.valkey)
+    servers.wait_until(lambda: settled(town, worker, job_id))
+    done = town.stored(job_id)
+    assert (done.status, done.attempt, done.failed_attempts) == (JobStatus.SUCCEEDED, 1, 0)
+
+
+def settled(town: Town, worker: str, job_id: JobId) -> bool:
+    """Say whether the worker was told that it finished the job."""
+    return any("settled" in line and job_id in line for line in town.log(worker).splitlines())

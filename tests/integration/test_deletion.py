@@ -1,17 +1,12 @@
 """How pictures leave."""
 
-from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from shared.errors import NotFound
-from shared.ids import AssetKey, JobId
-from shared.job_store import JobStore
-from shared.jobs import JobRecord
-from shared.programs import run
+from shared.ids import AssetKey
 from tests.samples import encoded, picture
 from tests.servers import wait_until
 from tests.stack import Stack, feature, result, upload, wait_for
@@ -71,17 +66,6 @@ def test_a_source_that_came_with_its_job_leaves_with_it(stack: Stack, client: ht
     tombstone = client.delete(f"/api/results/{answer.headers['x-job-id']}").json()["aiRecord"]
     assert tombstone["additionalData"]["user"] is None
     assert (stack.object_files(), stack.reservations()) == (objects, owned)
-
-
-def test_what_an_earlier_attempt_left_behind_leaves_with_the_result(stack: Stack, client: httpx.Client) -> None:
-    uuid = feature(client, upload(client, encoded(picture(), "PNG"))["key"], wait=True)["uuid"]
-    left = AssetKey("images/2026_01_02_03_04_05_678_000001.webp")
-    stack.objects().put(left, b"a face", "image/webp")
-    with stack.records() as records:
-        abandon = partial(JobRecord.model_copy, update={"abandoned_keys": (left,)})
-        run(records, JobStore(timedelta(seconds=6)).update(JobId(uuid), abandon))
-    client.delete(f"/api/results/{uuid}").raise_for_status()
-    assert left not in stack.object_files()
 
 
 def test_a_variation_leaves_with_its_result(client: httpx.Client, source: dict[str, Any]) -> None:

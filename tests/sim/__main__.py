@@ -25,7 +25,9 @@ def main() -> int:
         return _show(arguments.seed, arguments.mutant)
     started, failed, sums = time.monotonic(), 0, [0, 0, 0]
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    for number, outcome in enumerate(_outcomes(seeds, arguments.mutant, arguments.processes), start=1):
+    number = 0
+    for outcome in _outcomes(seeds, arguments.mutant, arguments.processes):
+        number += 1
         sums = [old + new for old, new in zip(sums, (outcome.jobs, outcome.faults, outcome.steps), strict=True)]
         failed += bool(outcome.failures)
         for what in outcome.failures:

@@ -25,12 +25,13 @@ from tests.sim.servers import Broker, Messages, Network, Objects, Records
 from tests.sim.world import Process, World
 from worker.endings import follow_endings
 from worker.engine import Engine, Varied, Watch
-from worker.lease import LeaseKeeper
+from worker.lease import BEAT, LeaseKeeper
 from worker.runner import Runner
 
 MODEL: Final = ModelIdentity(base="base", redux="redux", trained=False, safety_checker="checker")
 SIZE: Final = (2, 2)  #: pixels: what is in a picture is not the subject here
 GRACE: Final = 3.0  #: seconds
+POISON, INDECENT = 100, 200  #: seeds whose job kills its worker, or whose variations the safety checker flags
 
 
 @dataclass
@@ -58,10 +59,11 @@ class Site:
 
 
 class SimEngine:
-    """Takes its time for each step, one job at a time, and can be told to hang."""
+    """Takes its time for each step, one job at a time; a job may kill it."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._world = process.world
         self._busy = False
         self._left = Event()
 
@@ -75,6 +77,9 @@ class SimEngine:
                 watch.check()
                 self._world.wait(self._world.random.choice((0.1, 0.5, 1.5)))
                 watch.tell(step + 1, recipe.num_inference_steps)
+                if POISON in recipe.seeds:
+                    self._process.doomed = True
+                    self._world.wait(0)
         finally:
             self._busy = False
             self._left.set()
@@ -114,14 +119,18 @@ class WorkerProcess(Process):
             update=update,
             keeper=self.keeper,
             objects=site.objects(self),
-            engine=cast("Engine", SimEngine(site.world)),
-            score=lambda pictures: [0.0 for _ in pictures],
+            engine=cast("Engine", SimEngine(self)),
+            score=lambda pictures: [float(picture.getpixel((0, 0)) == (INDECENT, 0, 0)) for picture in pictures],
             model=MODEL,
         )
-        self.spawn("keeper", self.keeper._keep)
+        self.spawn("keeper", self._keep)
         self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop))
         for slot in range(slots):
             self.spawn(f"slot {slot}", self._take)
+
+    def _keep(self) -> None:
+        while not self.clock.wait(self._stop, BEAT.total_seconds()):
+            self.keeper.beat()
 
     def _take(self) -> None:
         while not self._stopping.is_set():
@@ -143,6 +152,7 @@ class WorkerProcess(Process):
             self.keeper.end_all(ShuttingDown())
             while self.busy:
                 self.world.wait(0.2)
+            self._stop.set()
             left()
 
         self.spawn("terminating", leave)

@@ -1,13 +1,12 @@
 """What must hold at every step, and at the end."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.ids import AssetKey, JobId, TeamId, UserId
-from shared.job_index import COMPLETIONS, accepted_us, index, open_jobs, reserved, scopes
-from shared.jobs import JobRecord, JobStatus
+from shared.ids import AssetKey
+from shared.job_index import COMPLETIONS
 
 if TYPE_CHECKING:
     from tests.sim.servers import Records
@@ -25,6 +24,7 @@ MOVES: Final = frozenset(
         ("failed", "queued"),
     }
 )
+CREDIT: Final = 10_000_000  #: of the team and its user at first
 Fields = dict[str, Any]
 
 
@@ -40,8 +40,6 @@ class Checks:
         self.retried: set[str] = set()  #: failed jobs that an operator asked to try again
         self.ends: Counter[str] = Counter()
         self.told_ends: Counter[str] = Counter()
-        self.attempts: defaultdict[str, int] = defaultdict(int)
-        self.funds: dict[str, tuple[TeamId, UserId, int]] = {}  #: name of an account: its team, user, credit at first
         self.open: set[str] = set()  #: jobs that wait or run
         self._owed = 0
         self._dirty = False
@@ -116,29 +114,5 @@ class Checks:
         self.require(new != "canceled" or asked, f"{job_id}: canceled though nobody asked")
 
 
-CREDIT: Final = 10_000_000
-
-
 def _owes(record: Fields) -> int:
     return int(record["charged"] if record["status"] in ENDED else record["price"])
-
-
-def check_indices(records: "Records", fail: Callable[[str], None]) -> None:
-    """Require of each record that the indices say of it what it is, and nothing else."""
-    expected: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    for key, fields in records.data.items():
-        if not key.startswith("job:"):
-            continue
-        record = JobRecord.model_validate_json(fields["record"])
-        for scope in scopes(record):
-            expected[index(scope, record.status)][record.id] = accepted_us(record)
-        if not record.finished:
-            expected[open_jobs(record.team_id)][record.id] = accepted_us(record)
-    kinds = [f":{status}" for status in JobStatus] + [":open"]
-    found = {
-        key: dict(value)
-        for key, value in records.data.items()
-        if key.endswith(tuple(kinds)) and key.startswith(("jobs:", "team:"))
-    }
-    if found != dict(expected):
-        fail(f"indices: {found} instead of {dict(expected)}")

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -17,15 +18,15 @@ from api.sources import Source, named_source, stored_source
 from api.submission import Draft, report, submit
 from api.uploads import Upload
 from shared import idempotency, transitions
-from shared.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, Unavailable
+from shared.errors import InvalidRequest, TooManyRequests, Unavailable
 from shared.idempotency import Once
 from shared.ids import AssetKey, JobId, KeyId, TeamId, UserId
 from shared.images import ImageType
 from shared.jobs import Echo
 from shared.keys import ApiKey
 from tests.samples import encoded
-from tests.sim.actors import ApiProcess, Call, Site
-from tests.sim.world import EPOCH, Process, World
+from tests.sim.actors import INDECENT, POISON, ApiProcess, Call, Site
+from tests.sim.world import Process, World
 
 PATIENCE: Final = (0.03, 1.0, 4.0, 30.0)  #: seconds until a client gives up on a request
 PICTURE: Final = encoded(Image.new("RGB", (4, 4), "red"), "PNG")
@@ -39,6 +40,19 @@ CALLER: Final = ApiKey(
     digest="",
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
+
+
+class Kind(StrEnum):
+    """What becomes of an order's jobs."""
+
+    HARMLESS = "harmless"
+    POISON = "poison"  #: kills its worker
+    INDECENT = "indecent"  #: the safety checker flags its variations
+    HURRIED = "hurried"  #: is of no use after some seconds
+
+
+#: Seeds of the variations say what the model and the safety checker make of them.
+SEEDS: Final = {Kind.HARMLESS: 0, Kind.HURRIED: 0, Kind.POISON: POISON, Kind.INDECENT: INDECENT}
 Route = Callable[[Services], Coroutine[Any, Any, Any]]
 
 
@@ -47,6 +61,7 @@ class Order:
     """One job that a client wants."""
 
     number: int
+    kind: Kind
     how: str  #: what makes its requests the same: ``keyed``, ``retried``, or ``once``: nothing
     uploads: bool  #: whether the source comes with the request
     draft: Draft
@@ -83,31 +98,41 @@ class Clients:
         self.orders: dict[int, Order] = {}
         self.open = 0  #: clients that are not done
 
-    def come(self, orders: int) -> None:
-        chosen = self._world.random
+    def come(self, orders: int, *, poison: bool) -> None:
         for number in range(orders):
-            parameters = {
-                "num_outputs": chosen.choice((1, 1, 2)),
-                "num_inference_steps": chosen.choice((1, 3, 8)),
-                "seed": number,
-                "output_format": "png",
-                "megapixels": "0.25",
-            }
-            echo = Echo(type="IMAGE_VARIATOR", model="m", prompt_object="{}", request_id=str(number))
-            draft = Draft(parameters, echo, low_priority=chosen.random() < 0.2)
-            how = chosen.choice(("keyed", "keyed", "keyed", "retried", "once"))
-            order = Order(number, how, chosen.random() < 0.4, draft)
+            order = self._any_order(number, poison=poison)
             self.orders[number] = order
             self.open += 1
             self._process.spawn(f"client {number}", partial(self._visit, order))
+
+    def _any_order(self, number: int, *, poison: bool) -> Order:
+        chosen = self._world.random
+        kind = chosen.choices([*Kind], weights=(20, poison, 1, 2))[0]
+        parameters = {
+            "num_outputs": chosen.choice((1, 1, 2)),
+            "num_inference_steps": chosen.choice((1, 3, 8)),
+            "seed": SEEDS[kind],
+            "output_format": "png",
+            "megapixels": "0.25",
+        }
+        echo = Echo(type="IMAGE_VARIATOR", model="m", prompt_object="{}", request_id=str(number))
+        limit = timedelta(seconds=chosen.uniform(0.5, 5)) if kind is Kind.HURRIED else None
+        queue, ran = chosen.choice(((limit, None), (None, limit)))
+        draft = Draft(parameters, echo, low_priority=chosen.random() < 0.2, max_queue=queue, max_run=ran)
+        how = chosen.choice(("keyed", "keyed", "keyed", "retried", "once"))
+        return Order(number, kind, how, chosen.random() < 0.4, draft)
 
     def _visit(self, order: Order) -> None:
         chosen = self._world.random
         self._world.wait(chosen.uniform(0, 6))
         job_id = self._order(order)
-        if job_id and chosen.random() < 0.25:
+        later = chosen.random()
+        if job_id and later < 0.35:
             self._world.wait(chosen.choice((0.0, 0.1, 1.0, 5.0, 20.0)))
-            self._give_up(job_id)
+            if later < 0.25:
+                self._give_up(job_id)
+            else:
+                self._try_again(job_id)
         self.open -= 1
 
     def _order(self, order: Order) -> JobId | None:
@@ -138,6 +163,12 @@ class Clients:
             pass
         self._site.checks.require(error is None, f"cannot be given up: {error!r}")
 
+    def _try_again(self, job_id: JobId) -> None:
+        """Have an operator put the job back into the queue, if it has failed."""
+        if self._site.checks.records[job_id]["status"] == "failed":
+            self._site.checks.retried.add(job_id)
+            self._ask("try again", partial(_retry, job_id))
+
     def _ask(self, name: str, route: Route) -> Call:
         """Send a request and wait for its answer, as long as a client does."""
         api, chosen = self._api(), self._world.random
@@ -167,6 +198,11 @@ async def _cancel(job_id: JobId, services: Services) -> None:
     await report(services, CALLER, job_id)
     cancel = partial(transitions.cancel, now=services.clock.now())
     await services.run(services.jobs.update(job_id, cancel))
+
+
+async def _retry(job_id: JobId, services: Services) -> None:
+    retry = partial(transitions.retry, now=services.clock.now())
+    await services.run(services.jobs.update(job_id, retry))
 
 
 async def _delete(job_id: JobId, services: Services) -> None:

@@ -20,6 +20,7 @@ from tests.sim.world import Process, SimClock, World
 
 TIMEOUT: Final = SOCKET_TIMEOUT.total_seconds()
 STORAGE_TIMEOUT: Final = 15.0  #: seconds
+BROKER_TIMEOUT: Final = 5.0  #: seconds
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Weather:
 class Outage:
     """A server that nobody reaches for a while."""
 
-    until: float = 0.0
-    hangs: bool = False  #: callers wait for their timeout instead of being refused at once
+    until: float
+    hangs: bool  #: callers wait for their timeout instead of being refused at once
 
 
 class Network:
@@ -49,7 +50,7 @@ class Network:
     def __init__(self, world: World, weather: Weather) -> None:
         self.world = world
         self.weather = weather
-        self.outages = {name: Outage() for name in ("records", "storage", "broker")}
+        self.outages: dict[str, Outage] = {}  #: by server
         self.nature = Process(world, "nature")  #: does what happens when nobody waits for it any more
 
     def travel(self, what: str, patience: float) -> None:
@@ -62,15 +63,17 @@ class Network:
         else:
             self.world.wait(0.0 if draw < 0.7 else chosen.uniform(0, 0.02))
 
-    def refuses(self, server: str, timeout: float) -> str:
-        """Return how a server's outage shows to a caller: not at all, at once, or after a timeout."""
-        outage = self.outages[server]
-        if self.world.time >= outage.until:
-            return ""
-        if outage.hangs:
+    def outage(self, server: str) -> Outage | None:
+        """Return a server's outage, if it has one now."""
+        outage = self.outages.get(server)
+        return outage if outage and self.world.time < outage.until else None
+
+    def is_away(self, server: str, timeout: float) -> bool:
+        """Say whether a server does not answer, after the time in which a caller finds out."""
+        outage = self.outage(server)
+        if outage and outage.hangs:
             self.world.wait(timeout)
-            return "hangs"
-        return "refused"
+        return outage is not None
 
     def later(self, what: str, act: Callable[[], Any]) -> None:
         """Do something that a caller gave up on."""
@@ -119,32 +122,41 @@ class Records(MemoryServer):
         network, chosen = self._network, self._network.world.random
         what = f"{command[0]} {command[1] if len(command) > 1 and command[0] != 'EVAL' else ''}"
         network.travel(what, TIMEOUT)
-        if network.world.time < process.cut_off_until:
-            raise RedisConnectionError("simulated")
-        if how := network.refuses("records", TIMEOUT):
-            if how == "hangs":
-                if command[0] not in BLOCKING and chosen.random() < 0.5:  # it stands in the server's socket
-                    network.later(what, partial(self.execute, *command))
-                raise RedisTimeoutError("simulated")
-            raise RedisConnectionError("simulated")
+        self._refuse_perhaps(process, what, command)
         fault = chosen.choice(FAULTS) if chosen.random() < network.weather.records else ""
         if fault:
             network.world.note(f"{fault}: {what}")
         if fault == "refused":
             raise RedisConnectionError("simulated")
-        if fault == "late" and command[0] not in BLOCKING:
-            network.later(what, partial(self.execute, *command))
-            network.world.wait(TIMEOUT)
-            raise RedisTimeoutError("simulated")
+        if fault == "late":
+            self._time_out(what, command)
         answer = self.execute(*command)
-        if fault in {"resent", "lost after resent"}:
+        if fault.endswith("resent"):  # as redis-py does when a connection breaks
             network.travel(f"again: {what}", TIMEOUT)
             answer = self.execute(*command)
-        if fault in {"lost", "lost after resent"}:
+        if fault.startswith("lost"):
             raise RedisConnectionError("simulated")
         if chosen.random() < 0.3:
             network.travel("answer", TIMEOUT / 2)
         return answer
+
+    def _refuse_perhaps(self, process: Process, what: str, command: tuple[Any, ...]) -> None:
+        network = self._network
+        if network.world.time < process.cut_off_until:
+            raise RedisConnectionError("simulated")
+        outage = network.outage("records")
+        if outage and outage.hangs:
+            self._time_out(what, command)
+        if outage:
+            raise RedisConnectionError("simulated")
+
+    def _time_out(self, what: str, command: tuple[Any, ...]) -> None:
+        """Let the caller wait in vain; its command stands in the server's socket and may still be carried out."""
+        network = self._network
+        if command[0] not in BLOCKING and network.world.random.random() < 0.7:
+            network.later(what, partial(self.execute, *command))
+        network.world.wait(TIMEOUT)
+        raise RedisTimeoutError("simulated")
 
 
 BLOCKING: Final = frozenset({"BLPOP", "XREAD"})
@@ -179,7 +191,7 @@ class Objects(MemoryObjects):
     def _call(self, what: str, act: Callable[[], Any]) -> Any:
         network, chosen = self._network, self._network.world.random
         network.travel(what, 1.0)
-        if network.refuses("storage", STORAGE_TIMEOUT):
+        if network.is_away("storage", STORAGE_TIMEOUT):
             raise StorageUnavailable("simulated")
         fault = chosen.choice(("refused", "lost", "late")) if chosen.random() < network.weather.storage else ""
         if fault:
@@ -233,7 +245,7 @@ class Broker:
     def take(self, seconds: float) -> JobId | None:
         """Return the next message, which is gone from the broker then; None if none comes in time."""
         messages, world = self._messages, self._network.world
-        if self._network.refuses("broker", seconds):
+        if self._network.is_away("broker", seconds):
             world.wait(seconds)
             return None
         if not messages.waiting:
@@ -250,9 +262,8 @@ class Broker:
 
     def _lost(self, what: str) -> bool:
         self._network.travel(what, 1.0)
-        return bool(self._network.refuses("broker", 5)) or (
-            self._network.world.random.random() < self._network.weather.broker
-        )
+        network = self._network
+        return network.is_away("broker", BROKER_TIMEOUT) or network.world.random.random() < network.weather.broker
 
     def _add(self, job_id: JobId) -> None:
         self._messages.waiting.append(job_id)

@@ -52,6 +52,7 @@ class Process:
         self.world = world
         self.name = name
         self.alive = True
+        self.doomed = False  #: dies at its next step, of its own doing
         self.frozen_until = 0.0
         self.cut_off_until = 0.0  #: from the records server
         self.clock = SimClock(world)

@@ -1,0 +1,94 @@
+"""What must be true when everything has ended and has been swept."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from shared.errors import Canceled, ContentFlagged, DeadlineExceeded, TooManyAttempts
+from shared.job_index import accepted_us, index, open_jobs, scopes
+from shared.jobs import JobRecord, JobStatus
+from tests.sim.actors import Site
+from tests.sim.checks import Fields
+from tests.sim.clients import NAMED, Clients, Kind
+
+#: What a job may fail of here; it is the only kind of job that may.
+CAUSES = {
+    Kind.HARMLESS: {TooManyAttempts.code, Canceled.code},
+    Kind.POISON: {TooManyAttempts.code, Canceled.code},
+    Kind.INDECENT: {TooManyAttempts.code, Canceled.code, ContentFlagged.code},
+    Kind.HURRIED: {TooManyAttempts.code, Canceled.code, DeadlineExceeded.code},
+}
+
+
+def check_end(site: Site, clients: Clients, *, gentle: bool) -> None:
+    """Compare what clients were told, what the records say, and what is in the bucket.
+
+    Args:
+        site: Everything.
+        clients: All of them.
+        gentle: Whether nothing broke that may make an attempt fail.
+    """
+    checks, stored = site.checks, site.checks.records
+    for job_id, number in clients.accepted.items():
+        checks.require(job_id in stored, f"{job_id} of order {number} was accepted and is lost")
+    for job_id, record in stored.items():
+        checks.require(checks.told_ends[job_id] == checks.ends[job_id] > 0, f"{job_id}: completions")
+        kind = clients.orders[_number(record)].kind
+        failure = record["failure"]
+        checks.require(failure is None or failure["code"] in CAUSES[kind], f"{job_id} ({kind}) failed: {failure}")
+        if gentle:
+            checks.require(not record["failed_attempts"], f"{job_id}: an attempt failed though nothing broke")
+    _check_orders(site, clients)
+    _check_indices(site)
+    _check_bucket(site)
+
+
+def _number(record: Fields) -> int:
+    return int(record["echo"]["request_id"])
+
+
+def _check_orders(site: Site, clients: Clients) -> None:
+    """Require of each order that it made one job, if a key says that all its requests are one."""
+    made: defaultdict[int, int] = defaultdict(int)
+    for record in site.checks.records.values():
+        made[_number(record)] += 1
+    for number, order in clients.orders.items():
+        most = made[number] if order.how == "retried" else 1
+        site.checks.require(made[number] <= most, f"order {number} made {made[number]} jobs")
+
+
+def _check_indices(site: Site) -> None:
+    """Require of the indices that they say of each record what it is, and nothing else."""
+    expected: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for fields in site.records.data.values():
+        if isinstance(fields, dict) and "record" in fields:
+            record = JobRecord.model_validate_json(fields["record"])
+            for scope in scopes(record):
+                expected[index(scope, record.status)][record.id] = accepted_us(record)
+            if not record.finished:
+                expected[open_jobs(record.team_id)][record.id] = accepted_us(record)
+    kinds = (*(f":{status}" for status in JobStatus), ":open", ":published", ":expiring")
+    found = {
+        key: dict(value)
+        for key, value in site.records.data.items()
+        if key.endswith(kinds) and key.startswith(("jobs:", "team:", "queue:"))
+    }
+    site.checks.require(found == dict(expected), f"indices: {found} instead of {dict(expected)}")
+
+
+def _check_bucket(site: Site) -> None:
+    """Require that all is there that a record names, and nothing that nobody owns."""
+    checks, bucket = site.checks, site.checks.bucket
+    owned = {NAMED} | {key.removeprefix("asset:") for key in site.records.data if key.startswith("asset:")}
+    for job_id, record in checks.records.items():
+        used = _used(record)
+        gone = set() if job_id in checks.deleting else used - bucket.keys()
+        checks.require(not gone, f"{job_id}: objects are gone: {sorted(gone)}")
+        owned |= used
+    left = sorted(bucket.keys() - owned)
+    checks.require(not left, f"nobody owns {left}")
+
+
+def _used(record: Mapping[str, Fields]) -> set[str]:
+    """Return the keys of the images that a record leads to."""
+    sources = set() if record["erased_at"] else {str(record["parameters"]["source"])}
+    return sources | {str(variation["key"]) for variation in record["variations"]}
