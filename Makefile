@@ -44,6 +44,7 @@ chaos: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.accept
+	$(BIN)/python -m tests.bench.polls
 	$(BIN)/python -m tests.bench.blocked
 	$(BIN)/python -m tests.bench.recover
 

@@ -20,8 +20,8 @@ DECODE: Final = 10.5e12  #: floating-point operations of the VAE for 1024 x 1024
 
 def price_in_usd(size: Size, *, num_outputs: int, num_inference_steps: int) -> Fraction:
     """Return a job's exact price in US dollars."""
-    area = Fraction(size.width * size.height, 1024 * 1024)
-    return USD_PER_VARIATION * area * Fraction(num_inference_steps, 25) * num_outputs
+    work = num_outputs * num_inference_steps * size.width * size.height
+    return USD_PER_VARIATION * Fraction(work, 25 * 1024 * 1024)
 
 
 def in_credits(usd: Fraction, credits_per_usd: int) -> int:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -33,6 +33,7 @@ Step = Command | list[Command]
 Program = Generator[Step, Any, T]
 
 SOCKET_TIMEOUT = timedelta(seconds=1.5)  #: the API promises its 503 within 2 s
+LINES = 2  #: connections that share the callers of a process: one is filled while the other waits for the server
 
 #: How the answers of a server begin that is up and cannot serve: unable to save, stuck in a script, changing roles.
 UNAVAILABLE = ("MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED", "MASTERDOWN")
@@ -155,7 +156,7 @@ async def _ask_async(client: "redis.asyncio.Redis", step: Step) -> Any:
 
 
 class SharedConnection:
-    """Lets many callers on one event loop share a connection: what they ask while it answers goes out as one batch.
+    """Lets many callers on one event loop share a line: what they ask while the server answers goes out as one batch.
 
     A batch costs the server one fsync, and each of its commands a fraction of the work that it would be alone. When
     the server does not answer, all who wait are told at once.
@@ -164,14 +165,14 @@ class SharedConnection:
     def __init__(self, client: "redis.asyncio.Redis") -> None:
         self._client = client
         self._waiting: list[tuple[Step, asyncio.Future[Any]]] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._senders: set[asyncio.Task[None]] = set()
 
     async def ask(self, step: Step) -> Any:
         """Return the answer to a step, or raise what the server or the connection says."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((step, answer))
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send())
+        if len(self._senders) < LINES:
+            self._senders.add(asyncio.create_task(self._send()))
         return await answer
 
     async def _send(self) -> None:
@@ -190,7 +191,7 @@ class SharedConnection:
                 answers = iter(found)
                 for step, answer in asked:
                     _settle(answer, step, list(islice(answers, len(_commands(step)))))
-        self._sender = None
+        self._senders.remove(cast("asyncio.Task[None]", asyncio.current_task()))  # now, or a step would be left behind
 
     async def _exchange(self, commands: list[Command]) -> list[Any]:
         """Send commands in one go and return their answers, errors among them: a pipeline at a third of its price."""

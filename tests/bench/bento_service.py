@@ -7,6 +7,6 @@ import bentoml
 
 @bentoml.service
 class Variator:
-    @bentoml.task
+    @bentoml.task  # type: ignore[untyped-decorator]
     async def vary(self, type: str, model: str, promptObject: dict[str, Any], queue: bool) -> str:  # noqa: A002, FBT001, N803  our body's names
         return model

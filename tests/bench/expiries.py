@@ -22,7 +22,8 @@ WORKERS = 2
 SAY = 60.0  #: seconds between two lines
 
 
-def spin() -> None:
+def spin(nice: int) -> None:
+    os.nice(nice)
     while True:
         pass
 
@@ -50,11 +51,14 @@ class Watch:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.expiries", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--nice", type=int, default=0, help="of what spins; 0 is as urgent as the workers")
+    seconds, nice = vars(parser.parse_args()).values()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as living:
         town = Town(Path(folder), living, {}, workers=WORKERS, pace=PACE)
         watch, began, said = Watch(town), time.monotonic(), time.monotonic()
-        spinning = [multiprocessing.Process(target=spin, daemon=True) for _ in range((os.cpu_count() or 1) + 1)]
+        spinning = [
+            multiprocessing.Process(target=spin, args=(nice,), daemon=True) for _ in range((os.cpu_count() or 1) + 1)
+        ]
         for one in spinning:
             one.start()
         psutil.cpu_percent()

@@ -1,11 +1,11 @@
 """A load generator that costs little: callers on raw sockets, each of which asks again when it is answered."""
 
 import asyncio
-import math
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -26,10 +26,6 @@ class Load:
     latencies: list[float] = field(default_factory=list)  #: seconds from request to whole answer
     refused: list[bytes] = field(default_factory=list)  #: answers that were no success
     until: float = 0  #: of the monotonic clock
-
-    def percentile(self, share: float) -> float:
-        """Return the seconds within which this share of the requests was answered."""
-        return sorted(self.latencies)[math.ceil(share * len(self.latencies)) - 1]
 
 
 class Caller(asyncio.Protocol):
@@ -86,9 +82,9 @@ async def _drive(load: Load) -> None:
 
     loop = asyncio.get_running_loop()
     load.until = time.perf_counter() + load.seconds
-    ends = [loop.create_future() for _ in range(load.callers)]
+    ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(load.callers)]
     for end in ends:
-        await loop.create_connection(lambda end=end: Caller(load, next_head, end), address.hostname, address.port)
+        await loop.create_connection(partial(Caller, load, next_head, end), str(address.hostname), address.port or 80)
     await asyncio.gather(*ends)
 
 

@@ -1,17 +1,32 @@
 """What a program may rely on, run by either client."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
 
 from shared.errors import RecordsUnavailable
-from shared.programs import Program, Step, connect, connect_async, run, run_async, together
+from shared.programs import (
+    LINES,
+    AsyncClient,
+    Program,
+    Step,
+    connect,
+    connect_async,
+    connect_shared,
+    run,
+    run_async,
+    together,
+)
 from tests import servers
 
 Runner = Callable[[str, Program[Any]], Any]
+Connect = Callable[[str], AbstractAsyncContextManager[AsyncClient]]
 
 
 def run_blocking(url: str, program: Program[Any]) -> Any:
@@ -35,7 +50,15 @@ def ask(*steps: Step) -> Program[list[Any]]:
     return answers
 
 
-@pytest.fixture(params=[run_blocking, run_on_a_loop])
+def run_shared(url: str, program: Program[Any]) -> Any:
+    async def run_it() -> Any:
+        async with connect_shared(url) as client:
+            return await run_async(client, program)
+
+    return asyncio.run(run_it())
+
+
+@pytest.fixture(params=[run_blocking, run_on_a_loop, run_shared])
 def runner(request: pytest.FixtureRequest) -> Runner:
     chosen: Runner = request.param
     return chosen
@@ -62,15 +85,16 @@ def test_a_list_is_sent_again_when_its_connection_broke(valkey: str) -> None:
         assert run(client, ask([("PING",), ("PING",)])) == [[True, True]]
 
 
-def test_a_list_is_sent_again_on_a_loop_too(valkey: str) -> None:
-    async def break_and_ask() -> Any:
-        async with connect_async(valkey) as client:
+@pytest.mark.parametrize("connected", [connect_async, connect_shared])
+def test_a_list_is_sent_again_on_a_loop_too(valkey: str, connected: Connect) -> None:
+    async def break_and_ask(connected: Connect) -> Any:
+        async with connected(valkey) as client:
             await run_async(client, ask([("PING",)]))
             with connect(valkey) as other:
                 other.client_kill_filter(_type="normal", skipme=True)
             return await run_async(client, ask([("PING",), ("PING",)]))
 
-    assert asyncio.run(break_and_ask()) == [[True, True]]
+    assert asyncio.run(break_and_ask(connected)) == [[True, True]]
 
 
 def test_a_server_that_is_away_is_told_for_a_list_too(runner: Runner) -> None:
@@ -98,3 +122,48 @@ def test_programs_that_run_together_have_their_own_answers_and_end_when_they_lik
 def test_programs_that_run_together_ask_in_one_go(valkey: str) -> None:
     told = next(together([ask(("ECHO", "x")), ask([("ECHO", "y"), ("ECHO", "z")])]))
     assert told == [("ECHO", "x"), ("ECHO", "y"), ("ECHO", "z")]
+
+
+def test_callers_that_share_a_connection_get_their_own_answers_and_errors(valkey: str) -> None:
+    async def ask_together() -> tuple[list[Any], int]:
+        async with connect_shared(valkey) as client:
+            programs = [ask(("ECHO", number), [("ECHO", -number)]) for number in range(100)]
+            faulty = ask(("INCR", "text"))
+            await run_async(client, ask(("SET", "text", "x")))
+            gone = asyncio.create_task(run_async(client, ask(("ECHO", "gone"))))
+            waiting = [asyncio.create_task(run_async(client, each)) for each in (*programs, faulty)]
+            await asyncio.sleep(0)
+            gone.cancel()
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+            with connect(valkey) as other:
+                clients: Any = other.client_list(_type="normal")
+            return answers, len(clients)
+
+    (*answers, error), clients = asyncio.run(ask_together())
+    assert answers == [[str(number), [str(-number)]] for number in range(100)]
+    assert isinstance(error, ResponseError)
+    assert clients <= LINES + 1, "they share, and one counts them"
+
+
+def test_all_who_share_a_connection_learn_in_time_that_the_server_is_frozen_and_get_no_late_answers(
+    valkey: str,
+) -> None:
+    async def ask_frozen(pid: int) -> list[Any]:
+        async with connect_shared(valkey) as client:
+            await run_async(client, ask(("PING",)))
+            os.kill(pid, signal.SIGSTOP)
+            early = asyncio.create_task(run_async(client, ask(("ECHO", "early"))))
+            await asyncio.sleep(1)
+            began = asyncio.get_running_loop().time()
+            late = [run_async(client, ask(("ECHO", "late"))) for _ in range(20)]
+            refused = await asyncio.gather(early, *late, return_exceptions=True)
+            seconds = asyncio.get_running_loop().time() - began
+            os.kill(pid, signal.SIGCONT)
+            return [refused, seconds, await run_async(client, ask(("ECHO", "thawed")))]
+
+    with connect(valkey) as other:
+        info: Any = other.info("server")
+    refused, seconds, thawed = asyncio.run(ask_frozen(info["process_id"]))
+    assert {type(error) for error in refused} == {RecordsUnavailable}
+    assert seconds < 2
+    assert thawed == ["thawed"]

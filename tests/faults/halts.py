@@ -40,7 +40,7 @@ class Halts:
         """Return the process that stands still there; None: none does yet."""
         return next((int(file.suffix[1:]) for file in self._folder.glob(f"{phase}.*")), None)
 
-    def release(self) -> None:
-        """Let everyone go on, and take back what nobody has met."""
-        for file in self._folder.iterdir():
+    def release(self, phase: str = "") -> None:
+        """Let those in a phase, or everyone, go on, and take back what nobody has met."""
+        for file in self._folder.glob(f"{phase}*"):
             file.unlink()

@@ -60,6 +60,21 @@ def test_a_running_job_is_finished_by_its_worker_when_valkey_is_back(town: Town,
     assert town.crew.parts[worker].poll() is None
 
 
+@SLOW
+def test_a_worker_that_could_not_renew_its_lease_while_valkey_was_away_gets_the_time_for_it(town: Town) -> None:
+    town.halts.ask("denoising")
+    job_id = town.submit()
+    worker = town.halted("denoising")
+    town.crew.freeze(worker)  # so that it is not there first
+    with dead_records(town):
+        time.sleep(2.5)  # longer than a lease
+    time.sleep(1.5)  # two looks of the dispatcher, and less than a lease
+    assert not town.records.exists(f"lease:{job_id}")
+    town.crew.thaw(worker)
+    town.halts.release()
+    assert how(town.ended(job_id)) == IN_FIRST_ATTEMPT
+
+
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=[SLOW, pytest.mark.timeout(180)])])
 def test_jobs_outlive_a_frozen_valkey(town: Town, seconds: float) -> None:
     town.halts.ask("denoising")

@@ -54,6 +54,24 @@ def test_a_worker_that_was_frozen_past_its_lease_publishes_nothing_when_it_thaws
     assert town.crew.parts[frozen].poll() is None
 
 
+def test_a_worker_that_thaws_while_another_runs_its_job_leaves_it_alone(town: Town) -> None:
+    town.halts.ask("before-finish")
+    job_id = town.submit()
+    frozen = town.halted("before-finish")
+    town.crew.freeze(frozen)
+    town.halts.ask("denoising")
+    town.halted("denoising")
+    running = town.stored(job_id)
+    assert (running.status, running.attempt) == (JobStatus.RUNNING, 2)
+    town.halts.release("before-finish")
+    town.crew.thaw(frozen)
+    wait_until(lambda: f"job={job_id} " in lines(town, frozen, "lost the job"))
+    assert town.stored(job_id) == running
+    town.halts.release()
+    done = town.ended(job_id)
+    assert (done.status, done.attempt, done.failed_attempts) == (JobStatus.SUCCEEDED, 2, 1)
+
+
 @SLOW
 def test_a_job_that_kills_its_workers_is_given_up_after_three_and_the_others_go_on(town: Town) -> None:
     poison, others = town.submit(seed=POISON), [town.submit() for _ in range(3)]

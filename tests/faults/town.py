@@ -30,7 +30,7 @@ HALTING = {
     module: f"tests.faults.halting_{module.rpartition('.')[2]}" for module in ("worker", "api", "api.dispatcher")
 }
 QUICK = {  #: seconds, so that a fault is over soon
-    "REDUXQ_JOBS__LEASE_SECONDS": "1",
+    "REDUXQ_JOBS__LEASE_SECONDS": "2",
     "REDUXQ_DISPATCHER__REPUBLISH_SECONDS": "1",
 }
 

@@ -1,6 +1,8 @@
 """The processes of the service, running the real code."""
 
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from threading import Event
 from typing import Any, Final, cast
@@ -10,6 +12,8 @@ from PIL import Image
 from api.dispatcher import Dispatcher
 from api.services import Services
 from api.sweeper import Sweeper
+from api.webhooks import Deliverer
+from shared.egress import Egress
 from shared.errors import ReduxqError, ShuttingDown, Unavailable
 from shared.ids import JobId
 from shared.images import Picture
@@ -21,7 +25,7 @@ from shared.settings import Settings
 from shared.transitions import Transition
 from tests.memory.clients import AsyncMemoryRedis, MemoryRedis
 from tests.sim.checks import Checks
-from tests.sim.servers import Broker, Messages, Network, Objects, Records
+from tests.sim.servers import Broker, Messages, Network, Objects, Receiver, Records
 from tests.sim.world import Process, World
 from worker.endings import follow_endings
 from worker.engine import Engine, Varied, Watch
@@ -44,6 +48,7 @@ class Site:
     records: Records
     checks: Checks
     messages: Messages = field(default_factory=Messages)
+    heard: set[str] = field(default_factory=set)  #: ids of the webhook calls that were received
 
     def connect(self, process: Process) -> MemoryRedis:
         return MemoryRedis(lambda *command: self.records.ask(process, *command))
@@ -53,6 +58,10 @@ class Site:
 
     def objects(self, process: Process) -> Objects:
         return Objects(self.network, process, self.checks.bucket, self.checks)
+
+    def deliverer(self, process: Process) -> Deliverer:
+        egress = cast("Egress", Receiver(self.network, self.heard))
+        return Deliverer(self.settings, self.connect(process), egress, self.objects(process), process.clock)
 
     def broker(self, process: Process) -> RealBroker:
         return cast("RealBroker", Broker(self.network, process, self.messages))
@@ -158,17 +167,45 @@ class WorkerProcess(Process):
         self.spawn("terminating", leave)
 
 
+class Actors(Executor):
+    """A pool of threads, each an actor of one process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def submit(self, work: Callable[..., T], /, *given: Any, **named: Any) -> "Future[T]":
+        future: Future[T] = Future()
+
+        def do_it() -> None:
+            try:
+                future.set_result(work(*given, **named))
+            except Exception as error:  # noqa: BLE001  as a pool does
+                future.set_exception(error)
+
+        self._process.spawn("call", do_it)
+        return future
+
+
 class DispatcherProcess(Process):
-    """A dispatcher with its sweeper."""
+    """A dispatcher with its sweeper and what calls webhooks."""
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
         self.stop = Event()
         records = site.connect(self)
         dispatcher = Dispatcher(site.settings, records, site.broker(self), self.clock)
-        self.sweeper = Sweeper(site.settings, records, site.objects(self), self.clock)
+        sweeper = Sweeper(site.settings, records, site.objects(self), self.clock)
         self.spawn("dispatcher", lambda: dispatcher.run(self.stop))
-        self.spawn("sweeper", lambda: self.sweeper.run(self.stop, dispatcher.name))
+        self.spawn("sweeper", lambda: sweeper.run(self.stop, dispatcher.name))
+        self.spawn("webhooks", lambda: deliver(self, site.deliverer(self), self.stop, 2.0))
+
+
+def deliver(process: Process, deliverer: Deliverer, stop: Event, pause: float) -> None:
+    """Call webhooks until told to stop, as the deliverer does with a pool of its own."""
+    pool = Actors(process)
+    while not process.clock.wait(stop, pause):
+        with suppress(Unavailable):
+            deliverer.round(pool)
 
 
 class SimServices(Services):

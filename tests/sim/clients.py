@@ -22,7 +22,7 @@ from shared.errors import InvalidRequest, TooManyRequests, Unavailable
 from shared.idempotency import Once
 from shared.ids import AssetKey, JobId, KeyId, TeamId, UserId
 from shared.images import ImageType
-from shared.jobs import Echo
+from shared.jobs import Echo, Webhook, WebhookEvent
 from shared.keys import ApiKey
 from tests.samples import encoded
 from tests.sim.actors import INDECENT, POISON, ApiProcess, Call, Site
@@ -118,7 +118,9 @@ class Clients:
         echo = Echo(type="IMAGE_VARIATOR", model="m", prompt_object="{}", request_id=str(number))
         limit = timedelta(seconds=chosen.uniform(0.5, 5)) if kind is Kind.HURRIED else None
         queue, ran = chosen.choice(((limit, None), (None, limit)))
-        draft = Draft(parameters, echo, low_priority=chosen.random() < 0.2, max_queue=queue, max_run=ran)
+        webhook = Webhook(url="https://receiver.example", events=(*WebhookEvent,)) if chosen.random() < 0.2 else None
+        low = chosen.random() < 0.2
+        draft = Draft(parameters, echo, low_priority=low, max_queue=queue, max_run=ran, webhook=webhook)
         how = chosen.choice(("keyed", "keyed", "keyed", "retried", "once"))
         return Order(number, kind, how, chosen.random() < 0.4, draft)
 

@@ -12,7 +12,7 @@ from shared.programs import commit, run
 from shared.settings import DispatcherSettings, JobsSettings, Settings, WorkerSettings
 from tests.memory.clients import MemoryRedis
 from tests.samples import fund
-from tests.sim.actors import Site
+from tests.sim.actors import Site, deliver
 from tests.sim.checks import CREDIT, Checks
 from tests.sim.clients import CALLER, NAMED, PICTURE, Clients
 from tests.sim.ending import check_end
@@ -57,9 +57,7 @@ class Course:
         self.site = Site(self.world, network, SETTINGS, records, self.checks)
         self.nemesis = Nemesis(self.site, server_clock)
         self.clients = Clients(self.site, self.nemesis.api)
-        if self.nemesis.gentle:
-            weather.slow = 0.01
-        else:
+        if not self.nemesis.gentle:
             rough = chosen.choice((0.0, 0.01, 0.03, 0.1))
             weather.records, weather.storage, weather.broker = (rough * chosen.choice((0, 1, 1, 3)) for _ in range(3))
             weather.slow = chosen.choice((0, 0.01, 0.05, 0.2))
@@ -117,6 +115,8 @@ class Course:
             swept.set()
 
         sweeping.spawn("sweeper", sweep)
+        if any(record["deliveries"] for record in self.checks.records.values()):
+            sweeping.spawn("webhooks", lambda: deliver(sweeping, self.site.deliverer(sweeping), swept, 60.0))
         self.world.run(swept.is_set, lambda _: None, self.world.time + 2 * sum(SWEPT_AFTER))
 
 

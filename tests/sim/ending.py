@@ -1,11 +1,11 @@
 """What must be true when everything has ended and has been swept."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 
 from shared.errors import Canceled, ContentFlagged, DeadlineExceeded, TooManyAttempts
 from shared.job_index import accepted_us, index, open_jobs, scopes
-from shared.jobs import JobRecord, JobStatus
+from shared.jobs import JobRecord, JobStatus, WebhookEvent
+from shared.webhooks import message_id
 from tests.sim.actors import Site
 from tests.sim.checks import Fields
 from tests.sim.clients import NAMED, Clients, Kind
@@ -28,8 +28,8 @@ def check_end(site: Site, clients: Clients, *, gentle: bool) -> None:
         gentle: Whether nothing broke that may make an attempt fail.
     """
     checks, stored = site.checks, site.checks.records
-    for job_id, number in clients.accepted.items():
-        checks.require(job_id in stored, f"{job_id} of order {number} was accepted and is lost")
+    for accepted, number in clients.accepted.items():
+        checks.require(accepted in stored, f"{accepted} of order {number} was accepted and is lost")
     for job_id, record in stored.items():
         checks.require(checks.told_ends[job_id] == checks.ends[job_id] > 0, f"{job_id}: completions")
         kind = clients.orders[_number(record)].kind
@@ -40,6 +40,7 @@ def check_end(site: Site, clients: Clients, *, gentle: bool) -> None:
     _check_orders(site, clients)
     _check_indices(site)
     _check_bucket(site)
+    _check_webhooks(site)
 
 
 def _number(record: Fields) -> int:
@@ -75,6 +76,21 @@ def _check_indices(site: Site) -> None:
     site.checks.require(found == dict(expected), f"indices: {found} instead of {dict(expected)}")
 
 
+def _check_webhooks(site: Site) -> None:
+    """Require that all was heard that a webhook had to be told of."""
+    for job_id, fields in site.checks.records.items():
+        record = JobRecord.model_validate(fields)
+        silent = [
+            told.event
+            for told in record.deliveries
+            if not (told.delivered and message_id(record.id, told) in site.heard)
+        ]
+        site.checks.require(not silent, f"{job_id}: its webhook never heard of {silent}")
+        expected = record.webhook and record.finished and not record.erased_at
+        told = any(delivery.event is WebhookEvent.FINISHED for delivery in record.deliveries)
+        site.checks.require(told or not expected, f"{job_id}: its webhook is not told")
+
+
 def _check_bucket(site: Site) -> None:
     """Require that all is there that a record names, and nothing that nobody owns."""
     checks, bucket = site.checks, site.checks.bucket
@@ -88,7 +104,7 @@ def _check_bucket(site: Site) -> None:
     checks.require(not left, f"nobody owns {left}")
 
 
-def _used(record: Mapping[str, Fields]) -> set[str]:
+def _used(record: Fields) -> set[str]:
     """Return the keys of the images that a record leads to."""
     sources = set() if record["erased_at"] else {str(record["parameters"]["source"])}
     return sources | {str(variation["key"]) for variation in record["variations"]}

@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from unittest.mock import patch
 
+from api import webhooks
 from api.dispatcher import Dispatcher
-from shared import idempotency, job_index, job_store, transitions
+from shared import dispatch_store, idempotency, job_index, job_store, transitions
 from shared.errors import IllegalTransition, LeaseLost, RecordsUnavailable
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
@@ -51,8 +52,8 @@ def claim_what_runs() -> AbstractContextManager[Any]:
 
 
 def take_back_the_living() -> AbstractContextManager[Any]:
-    """A job is taken back though its lease was renewed meanwhile."""
-    return patch.object(JobStore, "take_back", JobStore.update)
+    """A job is taken back without a look at its lease."""
+    return patch.multiple(JobStore, take_back=JobStore.update, unleased=lambda _: dispatch_store.running_jobs())
 
 
 def no_quiet_lease() -> AbstractContextManager[Any]:
@@ -135,6 +136,11 @@ def orphans_forgotten() -> AbstractContextManager[Any]:
     return patch.object(JobRecord, "unpublished_keys", frozenset())
 
 
+def webhook_called_once() -> AbstractContextManager[Any]:
+    """A webhook that does not answer the first time is given up."""
+    return patch.object(webhooks, "wait_after", lambda *_: None)
+
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
     finish_by_anybody,
     finish_only_once,
@@ -150,4 +156,5 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     discard_when_unsure,
     renew_nothing,
     orphans_forgotten,
+    webhook_called_once,
 )

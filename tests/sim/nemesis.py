@@ -1,5 +1,6 @@
 """What breaks, and when: drawn before each step, for the process whose step it is or for a worker in mid-job."""
 
+from bisect import insort
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -9,6 +10,7 @@ from tests.sim.actors import ApiProcess, DispatcherProcess, Site, WorkerProcess
 from tests.sim.servers import Outage
 from tests.sim.world import Actor, Process, SimClock
 
+Break = Callable[[Process], None]
 RESTARTED_AFTER: Final = (0.2, 2.0, 6.0)  #: seconds
 
 
@@ -31,10 +33,10 @@ class Nemesis:
             self._makers["dispatcher 2"] = partial(DispatcherProcess, site, "dispatcher 2")
         self.processes: dict[str, Process | None] = {}
         self._restarts: list[tuple[float, str]] = []
-        wild = [self._kill, self._freeze, self._cut] * 2
+        wild: list[Break] = [self._kill, self._freeze, self._cut] * 2
         wild += [self._terminate, self._outage, self._restart_records, self._wipe, self._jump]
-        leaving = [self._terminate, self._kill_other, self._wipe]
-        away = [self._restart_records, self._refuse, self._kill_other, self._wipe]
+        leaving: list[Break] = [self._terminate, self._kill_other, self._wipe]
+        away: list[Break] = [self._restart_records, self._refuse, self._kill_other, self._wipe]
         self._breaks = chosen.choice((wild, wild, wild, leaving, away))
         #: Nothing happens after which an attempt may count as failed. (A worker that must go while the records are
         #: away cannot hand its job back: then one may.)
@@ -54,9 +56,9 @@ class Nemesis:
 
     def restart_due(self) -> None:
         """Start again what was killed or went away some time ago."""
-        for entry in [entry for entry in self._restarts if entry[0] <= self._world.time]:
-            self._restarts.remove(entry)
-            self.processes[entry[1]] = self._makers[entry[1]]()
+        while self._restarts and self._restarts[0][0] <= self._world.time:
+            _, name = self._restarts.pop(0)
+            self.processes[name] = self._makers[name]()
 
     def disturb(self, actor: Actor) -> None:
         """Perhaps let something break before this actor's next step."""
@@ -106,7 +108,7 @@ class Nemesis:
         if self.processes.get(process.name) is process:
             seconds = self._world.random.choice(RESTARTED_AFTER)
             self.processes[process.name] = None
-            self._restarts.append((self._world.time + seconds, process.name))
+            insort(self._restarts, (self._world.time + seconds, process.name))
             self.site.network.nature.spawn("restart", lambda: self._world.wait(seconds))
 
     def _freeze(self, process: Process) -> None:

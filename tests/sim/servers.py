@@ -1,8 +1,9 @@
 """The servers that all processes share, and the networks between: everything that can go wrong there does."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from threading import Event
 from typing import Any, BinaryIO, Final
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.errors import StorageUnavailable, Unavailable
+from shared.errors import EgressFailed, StorageUnavailable, Unavailable
 from shared.ids import AssetKey, JobId
 from shared.programs import SOCKET_TIMEOUT
 from tests.memory.objects import MemoryObjects
@@ -52,6 +53,11 @@ class Network:
         self.weather = weather
         self.outages: dict[str, Outage] = {}  #: by server
         self.nature = Process(world, "nature")  #: does what happens when nobody waits for it any more
+
+    def unlucky(self) -> bool:
+        """Say whether a call goes wrong that has no weather of its own."""
+        weather = self.weather
+        return self.world.random.random() < max(weather.records, weather.storage, weather.broker)
 
     def travel(self, what: str, patience: float) -> None:
         """Let the time of one way pass."""
@@ -188,6 +194,9 @@ class Objects(MemoryObjects):
 
         self._call(f"delete {key}", do_it)
 
+    def sign(self, key: AssetKey, lasts: timedelta | None = None) -> str:
+        return self.location(key)
+
     def _call(self, what: str, act: Callable[[], Any]) -> Any:
         network, chosen = self._network, self._network.world.random
         network.travel(what, 1.0)
@@ -207,6 +216,26 @@ class Objects(MemoryObjects):
         if fault:
             raise StorageUnavailable("simulated")
         return answer
+
+
+class Receiver:
+    """Where webhooks lead, as one process reaches it."""
+
+    def __init__(self, network: Network, heard: set[str]) -> None:
+        self._network = network
+        self._heard = heard
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        network = self._network
+        network.travel(f"webhook {headers['webhook-id']}", 1.0)
+        fault = network.world.random.choice(("refused", "busy", "lost")) if network.unlucky() else ""
+        if fault == "busy":
+            return 503
+        if fault != "refused":
+            self._heard.add(headers["webhook-id"])
+        if fault:
+            raise EgressFailed("simulated")
+        return 200
 
 
 @dataclass

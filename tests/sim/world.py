@@ -30,10 +30,6 @@ class Actor(greenlet):
         self.event: Event | None = None
         self._task = work
 
-    def wakes_at(self, now: float) -> float:
-        happened = self.event is not None and self.event.is_set()
-        return max(now if happened else self.until, self.process.frozen_until)
-
     def _work(self) -> None:
         try:
             self._task()
@@ -146,7 +142,7 @@ class World:
                 if (actor.until <= now or (actor.event and actor.event.is_set())) and actor.process.frozen_until <= now
             ]
             if not ready:
-                self.time = min((actor.wakes_at(now) for actor in self.actors), default=NEVER)
+                self.time = min(map(_wakes_at, self.actors), default=NEVER)
                 if self.time > limit:
                     raise Stuck(f"not done after {limit:g} s")
                 continue
@@ -157,3 +153,9 @@ class World:
             if actor.process.alive and actor.process.frozen_until <= self.time:
                 self.steps += 1
                 actor.switch()
+
+
+def _wakes_at(actor: Actor) -> float:
+    """Return when an actor goes on that cannot now; one whose event happened waits for its process alone."""
+    frozen = actor.process.frozen_until
+    return frozen if actor.until < frozen or (actor.event and actor.event.is_set()) else actor.until
