@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import redis
 import structlog
-from pydantic import ValidationError
 
 from api.dispatch_policy import choose, window
 from api.sweeper import Sweeper
@@ -25,10 +24,10 @@ from shared import backlog, dispatch_store, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.egress import Egress
-from shared.errors import Unavailable
+from shared.errors import NotFound, RecordsUnavailable, Unavailable, UnreadableRecord
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import JobRecord
+from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, connect, run
 from shared.queue import Broker
@@ -42,6 +41,7 @@ ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when no
 PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
 TELL: Final = 1.0  #: seconds between two accounts of what waits
 REPAIR: Final = 60.0  #: seconds between two looks for jobs that no queue holds
+STRAYS: Final = 100  #: of those that one round adopts at most
 BATCH: Final = 1000  #: jobs that one look takes in hand at most
 
 
@@ -86,9 +86,9 @@ class Dispatcher:
                 self._take_back_lost_jobs()
             self._end_late_jobs()
             self._repair()
-            self._publish_again()
             self._publish()
-        except Unavailable:
+            self._publish_again()
+        except RecordsUnavailable:
             self._server_run = ""
             raise
         return True
@@ -103,7 +103,8 @@ class Dispatcher:
 
     def _take_back_lost_jobs(self) -> None:
         limit = self._settings.jobs.max_failed_attempts
-        for job_id in self._run(self._store.unleased()):
+        _, lost = self._run(self._store.running())
+        for job_id in lost:
             lose = partial(_lose, limit=limit, now=self._clock.now())
             self._end(job_id, "took back a job", self._store.take_back(job_id, lose))
 
@@ -114,25 +115,32 @@ class Dispatcher:
             self._end(job_id, "ended a late job", self._store.update(job_id, expire))
 
     def _end(self, job_id: JobId, what: str, change: Program[JobRecord | None]) -> None:
-        """Change one record; one that cannot be read must not keep all other jobs from their workers."""
-        try:
-            record = self._run(change)
-        except ValidationError:
-            log.exception("a record cannot be read", job=job_id)
-            return
-        if record is None:
+        """Change one record and tell what came of it."""
+        record = self._readable(job_id, change)
+        if record is None or record.status is JobStatus.RUNNING:
             return
         log.warning(what, job=job_id, attempt=record.attempt, status=record.status)
         if record.failure:
-            self._broker.report_failure(job_id, f"{record.failure.name}: {record.failure.message}")
+            with suppress(Unavailable):  # monitors must do without
+                self._broker.report_failure(job_id, f"{record.failure.name}: {record.failure.message}")
+
+    def _readable(self, job_id: JobId, program: Program[T]) -> T | None:
+        """Return what a program on one job does; one whose record is gone or cannot be read must not hold up others."""
+        try:
+            return self._run(program)
+        except (NotFound, UnreadableRecord) as error:
+            log.error("set a job aside", job=job_id, reason=error.message)  # noqa: TRY400  the reason says all
+            self._run(self._store.set_aside(job_id))
+            return None
 
     def _repair(self) -> None:
         """Give jobs that no queue holds back to one, and forget what is empty."""
         if self._clock.monotonic() < self._repair_at:
             return
-        self._repair_at = self._clock.monotonic() + REPAIR
-        for job_id in self._run(dispatch_store.stray_jobs()):
-            if self._run(self._store.adopt(job_id)):
+        strays = self._run(dispatch_store.stray_jobs())
+        self._repair_at = self._clock.monotonic() + (REPAIR if len(strays) <= STRAYS else 0)
+        for job_id in strays[:STRAYS]:
+            if self._readable(job_id, self._store.adopt(job_id)):
                 log.warning("found a job that no queue held", job=job_id)
         queued = self._run(dispatch_store.backlog())
         self._run(dispatch_store.drop_empty(queue for queue, work in queued.items() if work <= 0))
@@ -146,14 +154,15 @@ class Dispatcher:
         patience = self._settings.dispatcher.republish_seconds.total_seconds()
         if overdue := self._run(dispatch_store.published_before(now - patience, BATCH)):
             there = self._broker.waiting()
-            lost = self._run(dispatch_store.mark_again([job_id for job_id in overdue if job_id not in there], now))
-            self._send(lost, again=True)
+            lost = [job_id for job_id in overdue if job_id not in there]
+            whole = [job_id for job_id in lost if self._readable(job_id, self._store.get(job_id))]
+            self._send(self._run(dispatch_store.mark_again(whole, now)), again=True)
 
     def _publish(self) -> None:
         lives = self._run(dispatch_store.living_workers()).values()
         # In this order a job that is claimed in between counts twice, and never not at all.
         under_way = self._run(dispatch_store.published_count())
-        running = self._run(dispatch_store.running_jobs())
+        running, _ = self._run(self._store.running())  # those of dead workers take nobody's room
         state = Backlog(
             published=under_way,
             running=len(running),
@@ -161,6 +170,7 @@ class Dispatcher:
             slots=sum(life.slots for life in lives),
             speed=sum(life.speed for life in lives),
         )
+        self._tell(state, running)
         rules = self._settings.dispatcher
         count = window(slots=state.slots, running=len(running), under_way=under_way, headroom=rules.headroom)
         if count:
@@ -174,7 +184,6 @@ class Dispatcher:
             marked = self._run(dispatch_store.mark_published(batch, given, now)) if batch else False
             if marked:
                 self._send([job.job_id for job in batch], again=False)
-        self._tell(state, running)
 
     def _send(self, jobs: list[JobId], *, again: bool) -> None:
         if jobs:

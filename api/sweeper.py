@@ -5,6 +5,7 @@ Only the leading dispatcher sweeps, though two would do no harm: every step may 
 
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from threading import Event
 from typing import Final
 
@@ -13,10 +14,10 @@ import structlog
 
 from shared import assets, dispatch_store, transitions
 from shared.clock import Clock
-from shared.errors import ReduxqError
+from shared.errors import NotFound, ReduxqError, UnreadableRecord
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import TERMINAL
+from shared.jobs import TERMINAL, JobRecord
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, run
 from shared.settings import Settings
@@ -42,37 +43,44 @@ class Sweeper:
 
     def run(self, stop: Event, name: str) -> None:
         """Sweep until told to stop, while the dispatcher of that name leads."""
-        while not self._clock.wait(stop, PAUSE):
+        more = False
+        while not self._clock.wait(stop, 0 if more else PAUSE):
+            more = False
             try:
-                if self._run(dispatch_store.leader()) == name:
-                    self.round()
+                more = self._run(dispatch_store.leader()) == name and self.round()
             except ReduxqError as error:
                 log.warning("cannot sweep now", error=error.message)
             except Exception:
                 log.exception("sweeping failed")
 
-    def round(self) -> None:
-        """Take everything in hand that is due, a batch of each kind."""
+    def round(self) -> bool:
+        """Take everything in hand that is due, a batch of each kind; return whether there may be more."""
         now, jobs = self._clock.now(), self._settings.jobs
-        for key in self._run(assets.orphaned(now - STILL_WRITING, BATCH)):
+        orphans = self._run(assets.orphaned(now - STILL_WRITING, BATCH))
+        for key in orphans:
             self._objects.delete(key)
             self._run(assets.forget_orphan(key))
-        for upload in self._run(assets.older(assets.RESERVED, now - UPLOADING, BATCH)):
-            self._run(assets.abandon(upload, now))
-        for image in self._run(assets.older(assets.STORED, now - jobs.keep_images_seconds, BATCH)):
+        uploads = self._run(assets.older(assets.RESERVED, now - UPLOADING, BATCH))
+        images = self._run(assets.older(assets.STORED, now - jobs.keep_images_seconds, BATCH))
+        for image in (*uploads, *images):
             if image.job_id:
                 self._erase(image.job_id)
             self._run(assets.abandon(image, now))
-        for status in sorted(TERMINAL):
-            for job_id in self._run(dispatch_store.accepted_before(status, now - jobs.keep_records_seconds, BATCH)):
-                self._erase(job_id)
-                if record := self._run(self._store.get(job_id)):
-                    self._run(self._store.forget(record))
+        until = now - jobs.keep_records_seconds
+        ended = [self._run(dispatch_store.accepted_before(status, until, BATCH)) for status in sorted(TERMINAL)]
+        for job_id in chain(*ended):
+            if record := self._erase(job_id):
+                self._run(self._store.forget(record))
+        return any(len(found) == BATCH for found in (orphans, uploads, images, *ended))
 
-    def _erase(self, job_id: JobId) -> None:
-        """Have a job's images deleted; its record stays."""
-        if self._run(self._store.get(job_id)):
-            self._run(self._store.update(job_id, partial(transitions.erase, now=self._clock.now())))
+    def _erase(self, job_id: JobId) -> JobRecord | None:
+        """Have a job's images deleted and return what is left of its record; one that cannot be read is set aside."""
+        try:
+            return self._run(self._store.update(job_id, partial(transitions.erase, now=self._clock.now())))
+        except (NotFound, UnreadableRecord) as error:
+            log.error("set a job aside", job=job_id, reason=error.message)  # noqa: TRY400  the reason says all
+            self._run(self._store.set_aside(job_id))
+            return None
 
     def _run(self, program: Program[T]) -> T:
         return run(self._records, program)

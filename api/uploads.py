@@ -93,7 +93,7 @@ async def store(services: Services, caller: ApiKey, upload: Upload, once: Once |
         return await _put(services, upload, asset)
     except BaseException:
         with CancelScope(shield=True), suppress(Unavailable):  # also when the process ends while the storage hangs
-            await services.run(assets.release(asset))
+            await services.run(assets.abandon(asset, services.clock.now()))
         raise
 
 

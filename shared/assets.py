@@ -1,10 +1,10 @@
 """Who owns which stored image. The records server knows it; the bucket does not."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared import idempotency
 from shared.idempotency import Once
@@ -14,7 +14,10 @@ from shared.programs import Command, Guard, Program, broken_guard, commit
 #: Sorted sets, by Unix seconds:
 RESERVED: Final = "assets:reserved"  #: keys under which an upload may be stored right now, by the time it began
 STORED: Final = "assets:stored"  #: keys of all images in the bucket, by the time they came
+PLANNED: Final = "objects:planned"  #: keys under which a running attempt will write
 ORPHANED: Final = "objects:orphaned"  #: keys that no one owns and an object may be under, by the time they were left
+
+BURIED: Final = timedelta(days=30)  #: a key carries the time at which it was made, so it never comes again
 
 
 class Asset(BaseModel):
@@ -49,16 +52,31 @@ def reserve(asset: Asset, once: Once | None = None) -> Program[Asset | None]:
         IdempotencyKeyReused: If the earlier request was for something else.
     """
     earlier = yield from idempotency.find(once)
-    new = asset.model_copy(update={"key": AssetKey(earlier)}) if earlier else asset
-    if earlier and (text := (yield ("GET", _place(new.key)))):
+    if earlier and (text := (yield ("GET", _place(AssetKey(earlier))))):
         return Asset.model_validate_json(text)
-    first, remember = idempotency.mark(None if earlier else once, new.key)
-    free = Guard(("GET", _place(new.key)), "")
-    noted: Command = ("ZADD", RESERVED, new.created_at.timestamp(), new.key)
-    broken = yield from broken_guard([free, *first], [_set(new), noted, *remember])
+    # A key that was given up is never taken again: the sweeper deletes what is stored there.
+    first, remember = idempotency.mark(once, asset.key, instead_of=earlier)
+    noted: Command = ("ZADD", RESERVED, asset.created_at.timestamp(), asset.key)
+    broken = yield from broken_guard([*vacant(asset.key), *first], [_set(asset), noted, *remember])
     if broken is None:
-        return new
-    return (yield from reserve(asset, once)) if earlier or broken in first else None
+        return asset
+    return (yield from reserve(asset, once)) if broken in first else None
+
+
+def vacant(key: AssetKey) -> list[Guard]:
+    """Return what must hold for nothing to be or come under a key."""
+    listed = [Guard(("ZSCORE", index, key), "") for index in (PLANNED, ORPHANED)]
+    return [Guard(("GET", _place(key)), ""), *listed]
+
+
+def plan(key: AssetKey, at: datetime) -> Command:
+    """Return the command that says that an attempt will write there, until :func:`unplan`."""
+    return ("ZADD", PLANNED, at.timestamp(), key)
+
+
+def unplan(key: AssetKey) -> Command:
+    """Return the command that says that its attempt is over."""
+    return ("ZREM", PLANNED, key)
 
 
 def keep(stored: Asset) -> list[Command]:
@@ -114,17 +132,26 @@ def release(reserved: Asset, once: Once | None = None) -> Program[None]:
 
 
 def bury(asset: Asset, now: datetime) -> Program[Asset]:
-    """Leave a tombstone for an asset whose object is gone."""
+    """Leave a tombstone for an asset whose object is gone; its key stays taken for :data:`BURIED`."""
     tombstone = asset.model_copy(update={"deleted_at": asset.deleted_at or now})
-    yield from commit([], [_set(tombstone), *_unlisted(asset.key)])
+    lasts = int(BURIED.total_seconds())
+    yield from commit([], [(*_set(tombstone), "EX", lasts), *_unlisted(asset.key)])
     return tombstone
 
 
 def older(index: str, than: datetime, limit: int) -> Program[Sequence[Asset]]:
-    """Return the assets of an index, :data:`RESERVED` or :data:`STORED`, that came before; the oldest first."""
+    """Return the assets of an index, :data:`RESERVED` or :data:`STORED`, that came before; the oldest first.
+
+    Keys of which nothing is known, or nothing that can be read, leave the index, so that they hide no others.
+    """
     keys = yield ("ZRANGE", index, "-inf", than.timestamp(), "BYSCORE", "LIMIT", 0, limit)
-    texts = (yield ("MGET", *map(_place, keys))) if keys else []
-    return [Asset.model_validate_json(text) for text in texts if text]
+    found = []
+    for key, text in zip(keys, (yield ("MGET", *map(_place, keys))) if keys else [], strict=True):
+        try:
+            found.append(Asset.model_validate_json(text or ""))
+        except ValidationError:
+            yield ("ZREM", index, key)
+    return found
 
 
 def find(key: AssetKey, team_id: TeamId) -> Program[Asset | None]:

@@ -34,12 +34,6 @@ class Backlog(BaseModel):
     workers: int = 0
     slots: int = 0
     speed: float = 0.0  #: TFLOP/s of all workers together
-    oldest_us: int | None = None  #: when the job was accepted that has waited longest
-
-    @property
-    def queued_work(self) -> int:
-        """TFLOP of all queued jobs."""
-        return sum(work for _, work in self.waiting.values())
 
     @property
     def _running_left(self) -> float:
@@ -78,8 +72,3 @@ class Backlog(BaseModel):
 def put(backlog: Backlog) -> Program[None]:
     """Tell what waits."""
     yield ("SET", PLACE, backlog.model_dump_json(), "EX", int(LASTS.total_seconds()))
-
-
-def read() -> Program[Backlog]:
-    """Return what waits; nothing if no dispatcher has told."""
-    return Backlog.parse((yield ("GET", PLACE)))

@@ -1,6 +1,7 @@
 """What dispatcher and workers tell each other through the records server: who lives, who leads, what waits.
 
-All times are the server's own (keys that lapse, its clock), so no two machines' clocks are ever compared.
+What lapses lapses by the server's clock. Deadlines, ageing and webhooks compare instants that several machines told, so
+their clocks must agree within a second or so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from shared.job_index import (
     EVERYWHERE,
     EXPIRING,
     PUBLISHED,
+    UNREADABLE,
     Queue,
     index,
     place,
@@ -31,7 +33,7 @@ SHARES: Final = "queue:shares"  #: hash of what each team was given so far, in T
 class WorkerLife(NamedTuple):
     """What a living worker says of itself."""
 
-    slots: int  #: jobs it holds at a time
+    slots: int  #: jobs it holds or would take now
     speed: float  #: TFLOP/s; 0: it has not run a job yet
 
 
@@ -72,7 +74,8 @@ def living_workers() -> Program[dict[str, WorkerLife]]:
     if gone:
         yield ("SREM", WORKERS, *gone)
     lives = {name: life.split() for name, life in zip(names, told, strict=True) if life is not None}
-    return {name: WorkerLife(int(slots), float(speed)) for name, (slots, speed) in lives.items()}
+    # The release before told no speed.
+    return {name: WorkerLife(int(slots), float(*speed or [0])) for name, (slots, *speed) in lives.items()}
 
 
 def lead(name: str, lasts: timedelta) -> Program[bool]:
@@ -106,12 +109,6 @@ def server_seconds() -> Program[float]:
     """Return the server's time."""
     seconds, microseconds = yield ("TIME",)
     return int(seconds) + int(microseconds) / 1e6
-
-
-def running_jobs() -> Program[list[JobId]]:
-    """Return the jobs that a worker holds."""
-    jobs: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.RUNNING), 0, -1)
-    return jobs
 
 
 def work_of(jobs: Sequence[JobId]) -> Program[int]:
@@ -202,12 +199,14 @@ def forget_shares(teams: Iterable[TeamId]) -> Program[None]:
 
 
 def stray_jobs() -> Program[list[JobId]]:
-    """Return queued jobs that no queue holds, and perhaps some that change while this looks."""
+    """Return queued jobs that no queue holds, those that were set aside, and perhaps some that change meanwhile."""
+    aside: list[JobId] = yield ("ZRANGE", UNREADABLE, 0, -1)
     queues = yield from backlog()
     held = set((yield ("ZRANGE", PUBLISHED, 0, -1)))
     for queue in queues:
         held.update((yield ("ZRANGE", queue.place, 0, -1)))
-    return [job_id for job_id in (yield ("ZRANGE", index(EVERYWHERE, JobStatus.QUEUED), 0, -1)) if job_id not in held]
+    queued: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.QUEUED), 0, -1)
+    return aside + [job_id for job_id in queued if job_id not in held]
 
 
 def expiring(until: datetime, limit: int) -> Program[list[JobId]]:

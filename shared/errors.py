@@ -28,6 +28,7 @@ ReduxqError
 │   ├── ModelFailed
 │   ├── SourceUnusable
 │   └── TooManyAttempts
+├── UnreadableRecord         damaged, or another release's
 ├── LeaseLost                this worker no longer owns the job and must drop it in silence
 ├── ShuttingDown             the worker stops; the job goes back to the queue
 └── IllegalTransition        a record was asked to do what its status does not allow
@@ -182,6 +183,10 @@ class SourceUnusable(JobError, code="SOURCE_UNUSABLE"):
 
 class TooManyAttempts(JobError, code="TOO_MANY_ATTEMPTS"):
     """The job's attempts failed too often."""
+
+
+class UnreadableRecord(ReduxqError, code="UNREADABLE_RECORD"):
+    """The job's record cannot be read."""
 
 
 class LeaseLost(ReduxqError):

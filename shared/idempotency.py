@@ -53,9 +53,10 @@ def find(once: Once | None) -> Program[str | None]:
     return str(made)
 
 
-def mark(once: Once | None, made: str) -> tuple[list[Guard], list[Command]]:
+def mark(once: Once | None, made: str, *, instead_of: str | None = None) -> tuple[list[Guard], list[Command]]:
     """Return what must hold for the request to be the first, and what remembers what it made."""
     if once is None:
         return [], []
     remember: Command = ("SET", once.place, f"{once.fingerprint} {made}", "EX", int(once.lasts.total_seconds()))
-    return [Guard(("GET", once.place), "")] if once.repeats else [], [remember]
+    before = f"{once.fingerprint} {instead_of}" if instead_of else ""
+    return [Guard(("GET", once.place), before)] if once.repeats else [], [remember]

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from shared import teams
-from shared.assets import Asset, discard, keep, orphan
+from shared.assets import Asset, discard, keep, orphan, plan, unplan
 from shared.ids import JobId, TeamId
 from shared.jobs import JobRecord, JobStatus, Lane, WebhookEvent
 from shared.programs import Command
@@ -16,6 +16,7 @@ from shared.programs import Command
 EVERYWHERE: Final = "jobs"  #: scope of the indices of all teams' jobs
 PUBLISHED: Final = "jobs:published"  #: queued jobs whose message is under way, by time of publishing
 BACKLOG: Final = "queue:work"  #: hash of the queued jobs' work in TFLOP by queue
+UNREADABLE: Final = "jobs:unreadable"  #: jobs that were set aside
 EXPIRING: Final = "jobs:expiring"  #: jobs by the deadline of the status that they have
 DELIVERIES: Final = "webhooks:due"  #: webhook calls to make, by the time of the next
 DOORBELL: Final = "dispatcher:doorbell"  #: a list with an entry when the dispatcher has something to do
@@ -65,12 +66,15 @@ def ring() -> list[Command]:
 
 
 def adopted(record: JobRecord) -> list[Command]:
-    """Return the commands that a queued job of the release before lacks; its last attempt may have left objects."""
-    indices: list[Command] = [
+    """Return the commands that an open job lacks that was set aside, or that the release before left as it is."""
+    commands: list[Command] = [
         ("ZADD", index(scope, record.status), accepted_us(record), record.id) for scope in scopes(record)
     ]
+    commands += [("HSET", place(record.id), "work", record.parameters.work), ("ZREM", UNREADABLE, record.id)]
+    if record.status is JobStatus.RUNNING:
+        return commands
     left = [orphan(key, record.created_at) for key in record.planned_keys]
-    return [("HSET", place(record.id), "work", record.parameters.work), *indices, *left, *queued(record)]
+    return [*commands, *left, *queued(record)]
 
 
 def queued(record: JobRecord) -> list[Command]:
@@ -97,8 +101,11 @@ def _moved(before: JobRecord | None, after: JobRecord, lease: timedelta) -> list
         commands.append(("DEL", lease_place(after.id), progress_place(after.id)))
         ended = after.status_at or after.created_at
         commands += [orphan(key, ended) for key in sorted(after.unpublished_keys)]
+        commands += [unplan(key) for key in after.planned_keys]
     if after.status is JobStatus.RUNNING:
-        return [*commands, take_lease(after.id, after.attempt, lease)]
+        at = after.started_at or after.created_at
+        taken = [plan(key, at) for key in after.planned_keys]
+        return [*commands, *taken, take_lease(after.id, after.attempt, lease)]
     return [*commands, *(queued(after) if after.status is JobStatus.QUEUED else []), *ring()]
 
 

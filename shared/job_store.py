@@ -11,13 +11,16 @@ from typing import Final, NamedTuple
 from pydantic import ValidationError
 
 from shared import backlog, idempotency, teams
+from shared.assets import vacant
 from shared.backlog import Backlog
-from shared.errors import LeaseLost, NotFound, TooManyRequests
+from shared.errors import IllegalTransition, LeaseLost, NotFound, TooManyRequests, UnreadableRecord
 from shared.idempotency import Once
 from shared.ids import JobId
 from shared.job_index import (
     EVERYWHERE,
+    EXPIRING,
     PUBLISHED,
+    UNREADABLE,
     Queue,
     adopted,
     effects,
@@ -101,8 +104,16 @@ class JobStore:
         raise (yield from teams.explain_refusal(*payer))
 
     def get(self, job_id: JobId) -> Program[JobRecord | None]:
+        """Return a job's record.
+
+        Raises:
+            UnreadableRecord: If it is damaged, or of a release that this one does not know.
+        """
         text = yield ("HGET", place(job_id), "record")
-        return JobRecord.model_validate_json(text) if text else None
+        try:
+            return JobRecord.model_validate_json(text) if text else None
+        except ValidationError as error:
+            raise UnreadableRecord(f"the record of job {job_id} cannot be read: {error}") from error
 
     def report(self, job_id: JobId) -> Program[Report | None]:
         """Return the record with its progress and its place in the queue."""
@@ -141,7 +152,7 @@ class JobStore:
         """Return a record, but None for one that cannot be read, so that it hides no other in a list."""
         try:
             return (yield from self.get(job_id))
-        except ValidationError:
+        except UnreadableRecord:
             return None
 
     def update(self, job_id: JobId, transition: Transition) -> Program[JobRecord]:
@@ -150,8 +161,9 @@ class JobStore:
         ``transition`` may be called more than once, so it must be pure.
 
         Raises:
-            NotFound: If there is no such job.
+            NotFound, UnreadableRecord: If there is no such job, or its record cannot be read.
             InsufficientCredits: If the change costs what its team does not have.
+            IllegalTransition: If it plans to write where another object is or may come.
             Exception: Whatever ``transition`` raises; the record is then unchanged.
         """
         while True:
@@ -163,11 +175,15 @@ class JobStore:
                 return before
             payer = (after.team_id, after.user_id, after.price if before.finished and not after.finished else 0)
             affords = teams.affords(*payer) if payer[2] else []
-            broken = yield from self._replace(before, after, *affords)
+            planned = after.planned_keys if after.attempt > before.attempt else ()
+            unused = [free for key in planned for free in vacant(key)]
+            broken = yield from self._replace(before, after, *affords, *unused)
             if broken is None:
                 return after.model_copy(update={"version": before.version + 1})
             if broken in affords:
                 raise (yield from teams.explain_refusal(*payer))
+            if broken in unused:
+                raise IllegalTransition("another object has one of the keys that were drawn")
 
     def take_back(self, job_id: JobId, transition: Transition) -> Program[JobRecord | None]:
         """As :meth:`update`, but only while the job runs and nobody holds its lease; else None."""
@@ -194,18 +210,18 @@ class JobStore:
         if not (yield from commit(held, [take_lease(job_id, attempt, self.lease), *told])):
             raise LeaseLost
 
-    def unleased(self) -> Program[list[JobId]]:
-        """Return the running jobs whose lease is gone, and perhaps one that ends while this looks."""
-        running: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.RUNNING), 0, -1)
-        if not running:
-            return []
-        leases = yield ("MGET", *(lease_place(job_id) for job_id in running))
-        return [job_id for job_id, lease in zip(running, leases, strict=True) if lease is None]
+    def running(self) -> Program[tuple[list[JobId], list[JobId]]]:
+        """Return the running jobs that somebody holds, and those whose lease is gone; one may end while this looks."""
+        jobs: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.RUNNING), 0, -1)
+        leases = (yield ("MGET", *map(lease_place, jobs))) if jobs else []
+        held = {job_id for job_id, lease in zip(jobs, leases, strict=True) if lease is not None}
+        return [job_id for job_id in jobs if job_id in held], [job_id for job_id in jobs if job_id not in held]
 
     def adopt(self, job_id: JobId) -> Program[bool]:
-        """Put a queued job that no queue holds, such as one of the release before, where the dispatcher finds it."""
+        """Put an open job where the dispatcher finds it: one of the release before, or one that was set aside."""
         record = yield from self.get(job_id)
-        if record is None or record.status is not JobStatus.QUEUED:
+        if record is None or record.finished:
+            yield ("ZREM", UNREADABLE, job_id)
             return False
         stray = [
             _version_is(str(record.version), job_id),
@@ -213,6 +229,12 @@ class JobStore:
             Guard(("ZSCORE", PUBLISHED, job_id), ""),
         ]
         return (yield from commit(stray, [*adopted(record), *ring()]))
+
+    def set_aside(self, job_id: JobId) -> Program[None]:
+        """Keep a job whose record cannot be read from taking the room of others, until it can be."""
+        places = [index(EVERYWHERE, status) for status in JobStatus]
+        gone = [("ZREM", name, job_id) for name in (*places, PUBLISHED, EXPIRING)]
+        yield from commit([], [*gone, ("ZADD", UNREADABLE, 0, job_id)])
 
     def forget(self, record: JobRecord) -> Program[None]:
         """Forget a job that has ended, unless it changed meanwhile."""

@@ -164,13 +164,14 @@ class SharedConnection:
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
         self._client = client
-        self._waiting: list[tuple[Step, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Step, bytes, asyncio.Future[Any]]] = []
         self._senders: set[asyncio.Task[None]] = set()
 
     async def ask(self, step: Step) -> Any:
         """Return the answer to a step, or raise what the server or the connection says."""
+        packed = b"".join(pack_command(command) for command in _commands(step))  # type: ignore[arg-type]
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((step, answer))
+        self._waiting.append((step, packed, answer))
         if len(self._senders) < LINES:
             self._senders.add(asyncio.create_task(self._send()))
         return await answer
@@ -180,32 +181,34 @@ class SharedConnection:
             asked, self._waiting = self._waiting, []
             try:
                 async with asyncio.timeout(SOCKET_TIMEOUT.total_seconds()):
-                    found = await self._exchange([each for step, _ in asked for each in _commands(step)])
+                    names = [str(name) for step, *_ in asked for name, *_ in _commands(step)]
+                    found = await self._exchange(b"".join(packed for _, packed, _ in asked), names)
             except Exception as error:  # noqa: BLE001  it is theirs who asked
                 asked += self._waiting
                 self._waiting = []
-                for _, answer in asked:
+                for *_, answer in asked:
                     if not answer.done():
                         answer.set_exception(error)
             else:
                 answers = iter(found)
-                for step, answer in asked:
+                for step, _, answer in asked:
                     _settle(answer, step, list(islice(answers, len(_commands(step)))))
         self._senders.remove(cast("asyncio.Task[None]", asyncio.current_task()))  # now, or a step would be left behind
 
-    async def _exchange(self, commands: list[Command]) -> list[Any]:
+    async def _exchange(self, packed: bytes, names: list[str]) -> list[Any]:
         """Send commands in one go and return their answers, errors among them: a pipeline at a third of its price."""
-        packed = b"".join(pack_command(command) for command in commands)  # type: ignore[arg-type]
         pool = self._client.connection_pool
         connection: AbstractConnection = await pool.get_connection()  # type: ignore[no-untyped-call]
 
         async def exchange() -> list[Any]:
             await connection.send_packed_command(packed)
-            return [await self._answer(connection, str(name)) for name, *_ in commands]
+            return [await self._answer(connection, name) for name in names]
 
         try:
-            answers: list[Any] = await connection.retry.call_with_retry(exchange, lambda _: connection.disconnect())
-            return answers
+            return await connection.retry.call_with_retry(exchange, lambda _: connection.disconnect())
+        except BaseException:
+            await connection.disconnect(nowait=True)  # answers may be left in it
+            raise
         finally:
             await pool.release(connection)
 
@@ -242,7 +245,8 @@ def connect(url: str, *, timeout: timedelta = SOCKET_TIMEOUT) -> redis.Redis:
     """Return a client that answers or fails within ``timeout``.
 
     A command, or list of them, whose connection broke is sent once more, for after a restart of the server every idle
-    connection is broken. All programs bear that: commits are guarded, the other commands say the same twice.
+    connection is broken. All programs bear that: commits are guarded, the other commands say the same twice, or, as the
+    count of a key's requests, may be one too high.
     """
     retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
     return redis.Redis.from_url(url, retry=retry, **_options(timeout))

@@ -2,11 +2,21 @@
 
 import sys
 from collections.abc import Callable
+from threading import Event
+from typing import Final
 
+import structlog
+
+from shared.clock import Clock
 from shared.errors import Misconfigured, RecordsUnavailable, ReduxqError
 from shared.log import configure_logging
 from shared.programs import Program, connect, run
 from shared.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+PATIENCE: Final = 60.0  #: seconds that a process waits for the records server when it starts
+PAUSE: Final = 1.0  #: seconds before it is asked again
 
 
 def start(role: str, work: Callable[[Settings], None]) -> None:
@@ -14,11 +24,24 @@ def start(role: str, work: Callable[[Settings], None]) -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log)
-        with connect(settings.records.url.get_secret_value()) as records:
-            run(records, require_durable(settings.records.durability))
+        _wait_for_records(settings, Clock())
         work(settings)
     except ReduxqError as error:
         sys.exit(f"reduxq {role}: {error.message}")
+
+
+def _wait_for_records(settings: Settings, clock: Clock) -> None:
+    """Return when the records server answers, if it does in time: it may be starting too, or be back from a crash."""
+    until = clock.monotonic() + PATIENCE
+    with connect(settings.records.url.get_secret_value()) as records:
+        while True:
+            try:
+                return run(records, require_durable(settings.records.durability))
+            except RecordsUnavailable as error:
+                if clock.monotonic() > until:
+                    raise
+                log.warning("waiting for the records server", error=error.message)
+            clock.wait(Event(), PAUSE)
 
 
 def require_durable(durability: str) -> Program[None]:

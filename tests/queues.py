@@ -1,5 +1,6 @@
 """What tests read of the dispatcher's queues, past its own programs."""
 
+from shared.backlog import PLACE, Backlog
 from shared.dispatch_store import WorkerLife
 from shared.ids import JobId
 from shared.job_index import EVERYWHERE, PUBLISHED, index
@@ -7,6 +8,11 @@ from shared.jobs import JobStatus
 from shared.programs import Program
 
 LIFE = WorkerLife(slots=2, speed=0)
+
+
+def told() -> Program[Backlog]:
+    """Return what the dispatcher told last."""
+    return Backlog.parse((yield ("GET", PLACE)))
 
 
 def queued_jobs() -> Program[list[JobId]]:

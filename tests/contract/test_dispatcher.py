@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from api.dispatcher import Dispatcher
-from shared import backlog, dispatch_store
+from shared import dispatch_store
 from shared.clock import Clock
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
@@ -56,7 +56,7 @@ def test_a_new_leader_gives_every_lease_the_time_to_be_renewed(dispatcher: Dispa
     job_id = accept(records)
     run(records, STORE.update(job_id, start))
     time.sleep(1.1)
-    assert run(records, STORE.unleased()) == [job_id]
+    assert run(records, STORE.running()) == ([], [job_id])
     dispatcher.round()
     assert stored(records, job_id).status is JobStatus.RUNNING
     time.sleep(1.1)
@@ -212,15 +212,15 @@ def test_the_dispatcher_tells_what_waits(dispatcher: Dispatcher, records: redis.
     running, *waiting = [accept(records) for _ in range(6)]
     run(records, STORE.update(running, start))
     dispatcher.round()
-    told = run(records, backlog.read())
+    told = run(records, queues.told())
     work = stored(records, running).parameters.work
     assert (told.published, told.running, told.running_work) == (0, 1, work)
-    assert told.waiting == {"normal:team": (3, 5 * work)}  # two were published in this round
+    assert told.waiting == {"normal:team": (5, 5 * work)}
     assert (told.workers, told.slots, told.speed) == (1, 2, 500)
-    report = run(records, STORE.report(waiting[2]))
+    report = run(records, STORE.report(waiting[4]))
     assert report is not None
-    assert report.estimated_seconds == pytest.approx(work * 1.5 / 500, rel=0.01)
-    assert report.queue_position == 1
+    assert report.queue_position == 3  # two were published
+    assert report.estimated_seconds == pytest.approx(work * 3.5 / 500, rel=0.01)
 
 
 def test_a_leader_that_ends_lets_another_lead_at_once(
@@ -268,3 +268,67 @@ def test_a_job_that_failed_or_finished_leaves_no_trace_in_the_queues(
     dispatcher.round()
     assert records.keys("queue:*") == []
     assert records.keys("jobs:expiring") == []
+
+
+def test_a_worker_of_the_release_before_stops_nobody(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    records.set("worker:one", "2")  # it told its slots alone
+    job_id = accept(records)
+    dispatcher.round()
+    assert broker.waiting() == {job_id}
+
+
+def test_jobs_that_cannot_be_read_take_nobodys_room_and_come_back_when_they_can(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = [accept(records) for _ in range(4)]  # more than the window holds
+    texts = {job_id: records.hget(f"job:{job_id}", "record") for job_id in odd}
+    for job_id in odd[:2]:
+        run(records, STORE.update(job_id, start))
+        texts[job_id] = records.hget(f"job:{job_id}", "record")
+        records.delete(f"lease:{job_id}")
+    for job_id in odd:
+        records.hset(f"job:{job_id}", "record", '{"schema": 99}')
+    good = accept(records)
+    for _ in range(3):
+        dispatcher.round()
+        with connect(f"{valkey}/1") as client:  # a worker takes what cannot be claimed
+            if good not in broker.waiting():
+                client.delete(QUEUE)
+        time.sleep(1.1)
+    assert good in broker.waiting()
+    for job_id in odd:
+        records.hset(f"job:{job_id}", "record", str(texts[job_id]))
+    monkeypatch.setattr(dispatcher, "_repair_at", 0)
+    dispatcher.round()
+    time.sleep(1.1)
+    dispatcher.round()
+    assert {stored(records, job_id).status for job_id in odd} == {JobStatus.QUEUED}
+    assert set(run(records, queues.queued_jobs())) == {*odd, good}
+    assert records.zcard("jobs:unreadable") == 0
+
+
+def test_a_deadline_of_a_job_that_is_gone_stops_nobody(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    records.zadd("jobs:expiring", {"gone": 1})
+    job_id = accept(records)
+    dispatcher.round()
+    assert broker.waiting() == {job_id}
+    assert records.zcard("jobs:expiring") == 0
+
+
+def test_a_broker_that_is_away_keeps_no_lost_job_from_being_taken_back(
+    records: redis.Redis, dispatcher: Dispatcher
+) -> None:
+    away = Dispatcher(SETTINGS, records, Broker("redis://127.0.0.1:1/0"), Clock())
+    limit = SETTINGS.jobs.max_failed_attempts
+    lost = [accept(records, failed_attempts=limit - 1) for _ in range(3)]
+    for job_id in lost:
+        run(records, STORE.update(job_id, start))
+        records.delete(f"lease:{job_id}")
+    away.round()
+    time.sleep(1.1)
+    away.round()
+    assert {stored(records, job_id).status for job_id in lost} == {JobStatus.FAILED}

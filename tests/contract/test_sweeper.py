@@ -10,14 +10,15 @@ from api.sweeper import Sweeper
 from shared import assets
 from shared.assets import Asset
 from shared.clock import Clock
-from shared.errors import NotFound
+from shared.errors import IllegalTransition, NotFound
+from shared.idempotency import keyed
 from shared.ids import AssetKey, TeamId, UserId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.settings import Settings
-from shared.transitions import fail_attempt, finish
+from shared.transitions import cancel, claim, fail_attempt, finish
 from tests.samples import MODEL, NOW, record, start, variations_of
 
 STORE = JobStore(timedelta(seconds=6))
@@ -127,3 +128,71 @@ def test_an_upload_that_never_ended_gives_its_key_back(records: redis.Redis, obj
     assert not is_there(objects, begun.key)
     assert is_there(objects, ended.key)
     assert run(records, assets.find(ended.key, ended.team_id))
+
+
+def test_what_cannot_be_read_keeps_nothing_else_from_leaving(
+    records: redis.Redis, objects: ObjectStore, twice_tried: tuple[AssetKey, JobRecord]
+) -> None:
+    _, job = twice_tried
+    odd = record(created_at=NOW - timedelta(days=1))
+    run(records, STORE.accept(odd))
+    run(records, STORE.update(odd.id, partial(cancel, now=NOW)))
+    records.hset(f"job:{odd.id}", "record", '{"schema": 99}')
+    records.zadd(assets.STORED, {"images/odd.png": 1, "images/gone.png": 1})
+    records.set("asset:images/odd.png", "{}")
+    sweep(records, objects, days=91)
+    assert run(records, STORE.get(job.id)) is None
+    assert records.zcard(assets.STORED) == 0
+
+
+def test_more_than_a_round_takes_in_hand_is_known_to_be_more(records: redis.Redis, objects: ObjectStore) -> None:
+    for number in range(150):
+        records.zadd(assets.ORPHANED, {f"images/{number}.webp": NOW.timestamp()})
+    sweeper = Sweeper(SETTINGS, records, objects, Later(days=1))
+    assert sweeper.round()
+    assert not sweeper.round()
+    assert records.zcard(assets.ORPHANED) == 0
+
+
+def test_a_retried_upload_is_not_swept_with_what_its_first_try_left(records: redis.Redis, objects: ObjectStore) -> None:
+    once = keyed(TeamId("team"), "key", "asked")
+    upload = Asset(
+        key=AssetKey("images/first.png"),
+        team_id=TeamId("team"),
+        user_id=UserId("user"),
+        content_type="image/png",
+        size_bytes=5,
+        created_at=NOW,
+    )
+    assert run(records, assets.reserve(upload, once))  # and its process dies
+    sweep(records, objects, hours=2)
+    later = upload.model_copy(update={"key": AssetKey("images/second.png"), "created_at": NOW + timedelta(hours=2)})
+    taken = run(records, assets.reserve(later, once))
+    assert taken == later
+    objects.put(taken.key, b"bytes", "image/png")
+    assert run(records, assets.confirm(taken, taken.model_copy(update={"stored": True})))
+    sweep(records, objects, hours=3)
+    assert is_there(objects, taken.key)
+
+
+def test_no_attempt_plans_to_write_where_another_writes(records: redis.Redis) -> None:
+    first, second = record(), record()
+    for job in (first, second):
+        run(records, STORE.accept(job))
+    same = partial(claim, now=NOW, prefix="", digits=(1, 2, 3, 4))
+    running = run(records, STORE.update(first.id, same))
+    assert run(records, STORE.update(first.id, same)) == running  # sent again
+    with pytest.raises(IllegalTransition, match="another object"):
+        run(records, STORE.update(second.id, same))
+    upload = Asset(
+        key=running.planned_keys[0],
+        team_id=TeamId("other"),
+        user_id=UserId("user"),
+        content_type="image/webp",
+        size_bytes=5,
+        created_at=NOW,
+    )
+    assert run(records, assets.reserve(upload)) is None
+    run(records, STORE.update(first.id, partial(cancel, now=NOW)))
+    assert run(records, assets.reserve(upload)) is None  # it may be writing still
+    assert records.zcard(assets.PLANNED) == 0

@@ -3,11 +3,11 @@
 import time
 from typing import NamedTuple
 
-from shared import backlog
 from shared.ids import JobId
 from shared.job_store import Report
 from shared.jobs import JobStatus
 from shared.programs import run
+from tests import queues
 from tests.servers import wait_until
 from tests.yard import STORE, Yard
 
@@ -23,10 +23,10 @@ class Look(NamedTuple):
 def test_positions_fall_to_one_and_estimates_come_true_within_a_factor_of_three(yard: Yard) -> None:
     yard.worker("one", pace=0.05)
     yard.wait_for(yard.accept(num_inference_steps=10), JobStatus.SUCCEEDED)  # from it the speed is known
-    wait_until(lambda: run(yard.records, backlog.read()).speed)
+    wait_until(lambda: run(yard.records, queues.told()).speed)
     jobs = [yard.accept(num_inference_steps=10) for _ in range(JOBS)]
     seen: dict[JobId, list[Look]] = {job: [] for job in jobs}
-    wait_until(lambda: run(yard.records, backlog.read()).running)  # the dispatcher has told what waits
+    wait_until(lambda: run(yard.records, queues.told()).running)  # the dispatcher has told what waits
     while any(not yard.stored(job).finished for job in jobs):
         for job in jobs:
             found = run(yard.records, STORE.report(job))

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from api import webhooks
 from api.dispatcher import Dispatcher
-from shared import dispatch_store, idempotency, job_index, job_store, transitions
+from shared import idempotency, job_index, job_store, transitions
 from shared.errors import IllegalTransition, LeaseLost, RecordsUnavailable
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
@@ -53,7 +53,13 @@ def claim_what_runs() -> AbstractContextManager[Any]:
 
 def take_back_the_living() -> AbstractContextManager[Any]:
     """A job is taken back without a look at its lease."""
-    return patch.multiple(JobStore, take_back=JobStore.update, unleased=lambda _: dispatch_store.running_jobs())
+    held = JobStore.running
+
+    def all_lost(store: JobStore) -> Any:
+        held_now, lost = yield from held(store)
+        return held_now, held_now + lost
+
+    return patch.multiple(JobStore, take_back=JobStore.update, running=all_lost)
 
 
 def no_quiet_lease() -> AbstractContextManager[Any]:

@@ -65,7 +65,6 @@ def test_an_estimate_is_the_work_that_goes_first_and_ones_own_by_the_workers_spe
     # Half of what runs, two under way, one of its own and two of the other's, and itself; ten seconds for each.
     assert backlog.turn(job_of(mine), rank=1) == Turn(2 + 1 + 2 + 1, seconds=65.0)
     assert backlog.seconds_left(job_of(mine), done=0.75) == 5.0  # by one worker alone
-    assert backlog.queued_work == 13 * WORK
 
 
 def test_a_job_that_waits_for_its_workers_engine_counts_those_in_front_of_it() -> None:
