@@ -1,12 +1,13 @@
-"""How pictures leave: their objects first, then the record says so, so that a deletion that broke can be repeated."""
+"""How pictures leave."""
 
+from contextlib import suppress
 from functools import partial
 
 from api.services import Services
 from api.submission import report
 from shared import assets, transitions
 from shared.assets import Asset
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import InvalidRequest, NotFound, StorageUnavailable
 from shared.ids import AssetKey, JobId
 from shared.keys import ApiKey
 
@@ -33,13 +34,13 @@ async def delete_result(services: Services, caller: ApiKey, job_id: JobId) -> No
 
     Raises:
         NotFound: If there is none; another team's is told as one that does not exist.
-        StorageUnavailable, RecordsUnavailable: If a server does not answer; the same request finishes the work.
+        RecordsUnavailable: If the records server does not answer; the same request finishes the work.
     """
     await report(services, caller, job_id)
     now = services.clock.now()
     ended = await services.run(services.jobs.update(job_id, partial(transitions.cancel, now=now)))
-    own = (ended.parameters.source,) if ended.owns_source else ()
-    for key in sorted({*ended.planned_keys, *own} - {""}):
-        # One that a worker is storing at this moment, or an earlier attempt left, is the sweeper's.
-        await services.in_thread(partial(services.objects.delete, key))
     await services.run(services.jobs.update(job_id, partial(transitions.erase, now=now)))
+    own = (ended.parameters.source,) if ended.owns_source else ()
+    with suppress(StorageUnavailable):  # what is left, or being stored at this moment, is the sweeper's
+        for key in sorted({*ended.planned_keys, *own} - {""}):
+            await services.in_thread(partial(services.objects.delete, key))

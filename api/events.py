@@ -24,11 +24,12 @@ PERIOD: Final = 0.5  #: seconds between two looks at a job
 #: Moments in that time at which watchers look, each always at the same: those of a moment are read for in one batch,
 #: and no batch keeps other callers waiting.
 MOMENTS: Final = 10
+LONGEST: Final = 300  #: seconds after which a client must come back, so that a key that was revoked watches no longer
 HEARTBEAT: Final = 15  #: seconds of silence after which a comment tells proxies that the connection lives
 
 
 async def watch(services: Services, job_id: JobId, seen: str) -> AsyncIterator[bytes]:
-    """Tell each new state of a job until it ends, is forgotten, or the process ends.
+    """Tell each new state of a job until it ends, is forgotten, the process ends, or :data:`LONGEST` is over.
 
     Args:
         services: Servers.
@@ -37,8 +38,9 @@ async def watch(services: Services, job_id: JobId, seen: str) -> AsyncIterator[b
     """
     loop = asyncio.get_running_loop()
     told_at, phase = loop.time(), hash(job_id) % MOMENTS * PERIOD / MOMENTS
+    until = told_at + LONGEST
     async with services.completions.listening(job_id) as woken:
-        while not services.completions.closing:
+        while not services.completions.closing and loop.time() < until:
             with suppress(RecordsUnavailable):  # it will be back
                 found = await services.run(services.jobs.report(job_id))
                 if found is None:
@@ -76,7 +78,7 @@ async def _data(services: Services, found: Report) -> str:
         return json.dumps(ai_record(found, user, services.objects))
     told: dict[str, Any] = {"estimatedSeconds": found.estimated_seconds}
     if record.status is JobStatus.QUEUED:
-        return json.dumps({"position": found.queue_position} | told)
+        return json.dumps({"queuePosition": found.queue_position} | told)
     progress = found.progress or Progress(0, record.parameters.num_inference_steps)
     return json.dumps({"attempt": record.attempt, **progress._asdict()} | told)
 

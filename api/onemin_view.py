@@ -115,7 +115,7 @@ def _webhook(record: JobRecord) -> dict[str, Any] | None:
             "id": message_id(record.id, told),
             "delivered": told.delivered,
             "nextAt": instant(told.next_at) if told.next_at else None,
-            "attempts": [{"at": instant(attempt.at), "outcome": attempt.outcome} for attempt in told.attempts],
+            "calls": [{"at": instant(call.at), "outcome": call.outcome} for call in told.calls],
         }
         for told in record.deliveries
     ]

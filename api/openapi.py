@@ -30,7 +30,7 @@ FILE: Final = {"type": "string", "format": "binary"}
 ESTIMATE: Final = {"type": ["number", "null"], "description": "until it ends, if nothing overtakes it"}
 #: The data of each event, as JSON text.
 TOLD: Final[dict[str, dict[str, Any]]] = {
-    "QueuedEvent": {"required": ["position", "estimatedSeconds"], "properties": {"estimatedSeconds": ESTIMATE}},
+    "QueuedEvent": {"required": ["queuePosition", "estimatedSeconds"], "properties": {"estimatedSeconds": ESTIMATE}},
     "RunningEvent": {"required": ["attempt", "step", "steps"], "properties": {"estimatedSeconds": ESTIMATE}},
     "FinishedEvent": {"$ref": REF.format(model="RecordAnswer")},
 }

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Response
 from fastapi.sse import EventSourceResponse
+from pydantic import Field, TypeAdapter
 from starlette.status import HTTP_204_NO_CONTENT
 
 from api.auth import Caller
@@ -28,6 +29,7 @@ from shared.transitions import cancel
 
 router = APIRouter(prefix="/api/results", tags=["1min.ai"])
 
+CURSOR: Final = TypeAdapter(tuple[Annotated[int, Field(ge=0, lt=2**53)], JobId])  #: as clients hold it, in base64
 UNBUFFERED: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  #: asks proxies to pass events on at once
 
 
@@ -78,7 +80,11 @@ async def cancel_result(uuid: str, caller: Caller, services: ServicesDep) -> dic
 async def watch_result(
     uuid: str, caller: Caller, services: ServicesDep, last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = ""
 ) -> Response:
-    """Tell a job's progress as server-sent events until it ends; 204 means that the caller has seen the end."""
+    """Tell a job's progress as server-sent events until it ends; 204 means that the caller has seen the end.
+
+    After five minutes the stream ends earlier. An EventSource then comes back by itself with the id of its last event,
+    misses nothing, and is a request like any other: its key is checked again and it counts against the limit.
+    """
     found = await report(services, caller, JobId(uuid))
     if found.record.finished and name_of(found) == last_event_id:
         return Response(status_code=HTTP_204_NO_CONTENT)
@@ -111,7 +117,6 @@ def _encoded(cursor: Cursor) -> str:
 
 def _decoded(text: str) -> Cursor:
     try:
-        accepted_us, job_id = json.loads(base64.urlsafe_b64decode(text))
-        return Cursor(int(accepted_us), JobId(str(job_id)))
-    except (ValueError, TypeError, OverflowError) as error:
+        return Cursor(*CURSOR.validate_json(base64.urlsafe_b64decode(text), strict=True))
+    except ValueError as error:
         raise InvalidRequest.of("cursor", "must be a nextCursor of this list", text) from error

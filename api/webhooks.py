@@ -5,7 +5,8 @@ receiver may be told twice, under the same id, and never not at all.
 """
 
 import json
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from datetime import datetime, timedelta
 from functools import partial
 from threading import Event
@@ -21,7 +22,7 @@ from shared.egress import Egress
 from shared.errors import EgressFailed, EgressRefused, EgressUnavailable, Unavailable
 from shared.ids import JobId, TeamId
 from shared.job_store import JobStore, Report
-from shared.jobs import Delivery, DeliveryAttempt, JobRecord, WebhookEvent
+from shared.jobs import Call, Delivery, JobRecord, WebhookEvent
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.settings import Settings
@@ -35,7 +36,7 @@ TEAM_THREADS: Final = 2  #: of them for one team: whose receivers are slow holds
 LOOKED_AT: Final = 1000  #: calls that are due
 POSTPONED: Final = timedelta(minutes=1)  #: when a team's many calls hide others'
 SETTLING: Final = timedelta(seconds=40)  #: how long after the longest call a claimed one is another's
-PAUSE: Final = 0.5  #: seconds between two looks
+PAUSE: Final = 0.5  #: seconds between two looks, at most
 
 
 class Deliverer:
@@ -55,13 +56,21 @@ class Deliverer:
     def run(self, stop: Event) -> None:
         """Work until told to stop; a call that is under way then is waited for."""
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
-            while not self._clock.wait(stop, PAUSE):
+            while not stop.is_set():
                 try:
                     self.round(pool)
                 except Unavailable as error:
                     log.warning("waiting for a server", error=error.message)
                 except Exception:
                     log.exception("a round failed")
+                self._pause(stop)
+
+    def _pause(self, stop: Event) -> None:
+        """Wait until it is time to look again: when a call ends, for a team's next may wait for that."""
+        if self._calls:
+            wait_for(self._calls, PAUSE, FIRST_COMPLETED)
+        else:
+            self._clock.wait(stop, PAUSE)
 
     def round(self, pool: Executor) -> None:
         """Begin to make the calls that are due, as far as there is room."""
@@ -90,8 +99,8 @@ class Deliverer:
         status, outcome = self._post(webhook.url, *self._message(report, told, at))
         log.info("called a webhook", job=job_id, webhook_event=event, outcome=outcome)
         ok = status is not None and status // 100 == 2  # noqa: PLR2004  HTTP's successes
-        wait = None if ok else wait_after(len(told.attempts) + 1, status)
-        call = DeliveryAttempt(at=at, outcome=outcome)
+        wait = None if ok else wait_after(len(told.calls) + 1, status)
+        call = Call(at=at, outcome=outcome)
         next_at = None if wait is None else self._clock.now() + wait
         run(self._records, self._store.update(job_id, partial(_note, told=told, made=call, next_at=next_at, ok=ok)))
 
@@ -116,11 +125,15 @@ def _told(record: JobRecord, event: WebhookEvent) -> Delivery | None:
     return next((delivery for delivery in record.deliveries if delivery.event is event), None)
 
 
-def _note(record: JobRecord, *, told: Delivery, made: DeliveryAttempt, next_at: datetime | None, ok: bool) -> JobRecord:
-    """Note a call, unless the event happened again meanwhile, which makes it another message."""
+def _note(record: JobRecord, *, told: Delivery, made: Call, next_at: datetime | None, ok: bool) -> JobRecord:
+    """Note a call, unless the event happened again meanwhile, which makes it another message.
+
+    If another call was asked for or made meanwhile, what is to come is not this one's to say.
+    """
     now = _told(record, told.event)
     if now is None or now.at != told.at:
         return record
+    next_at = next_at if now.next_at == told.next_at else now.next_at
     return transitions.delivered(record, event=told.event, made=made, next_at=next_at, ok=ok or now.delivered)
 
 

@@ -14,7 +14,7 @@ import typer
 from reduxq.operating import DataOption, print_table, records_of, run_there
 from shared import transitions
 from shared.clock import Clock
-from shared.errors import IllegalTransition, InsufficientCredits, NotFound
+from shared.errors import IllegalTransition, InsufficientCredits, NotFound, UnreadableRecord
 from shared.ids import JobId
 from shared.job_index import EVERYWHERE, lease_place, team_scope
 from shared.job_store import Cursor, JobStore
@@ -27,6 +27,7 @@ STORE: Final = JobStore(timedelta())  # takes no lease
 UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}  #: seconds
 WIDTH: Final = 132  #: characters that a list of jobs takes at least
 WHY: Final = 40  #: of them for why a job failed
+MOST: Final = 1000  #: jobs that a list shows
 COLUMNS: Final = ("id", "team", "status", "age", "attempt", "failed", "lane", "TFLOP", "why")
 
 Told = dict[str, Any]
@@ -55,7 +56,7 @@ def show_jobs(
     team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
     status: Annotated[list[JobStatus] | None, typer.Option(help="Only these; may be given more than once.")] = None,
     older_than: OlderOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many at most.")] = 50,
     as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
@@ -107,7 +108,7 @@ def _change(data: Path | None, job_ids: list[str], transition: Transition) -> No
             try:
                 changed = run(records, STORE.update(job_id, transition))
                 typer.echo(f"{job_id} {changed.status}")
-            except (IllegalTransition, InsufficientCredits, NotFound) as error:
+            except (IllegalTransition, InsufficientCredits, NotFound, UnreadableRecord) as error:
                 typer.echo(f"reduxq: {job_id}: {error.message}", err=True)
                 refused = True
     if refused:

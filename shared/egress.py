@@ -138,10 +138,11 @@ class Egress:
 def _parse(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
+        host = url.host  # decoded here, and not every name that can be parsed can be
         url.raw_host.decode("ascii").encode("idna")
     except (httpx.InvalidURL, UnicodeError) as error:
         raise EgressRefused("is not a URL") from error
-    if url.scheme != "https" or not url.host:
+    if url.scheme != "https" or not host:
         raise EgressRefused("the URL must start with https:// and name a host")
     if url.userinfo:
         raise EgressRefused("the URL must not contain a user name or password")

@@ -143,7 +143,7 @@ class Webhook(_Value):
     events: tuple[WebhookEvent, ...]
 
 
-class DeliveryAttempt(_Value):
+class Call(_Value):
     """One call of a webhook."""
 
     at: datetime
@@ -155,7 +155,7 @@ class Delivery(_Value):
 
     event: WebhookEvent
     at: datetime  #: when it happened; tells one end of a job that was retried from another
-    attempts: tuple[DeliveryAttempt, ...] = ()
+    calls: tuple[Call, ...] = ()
     next_at: datetime | None  #: of the next call; None: there is none to come
     delivered: bool = False
 

@@ -262,4 +262,4 @@ def settings_table() -> str:
 
 def _typed(value: object) -> str:
     """Return a value as it is typed into the environment."""
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return f"{value:.10g}" if isinstance(value, float) else json.dumps(value)

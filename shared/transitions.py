@@ -23,8 +23,8 @@ from shared.errors import (
 )
 from shared.ids import AssetKey
 from shared.jobs import (
+    Call,
     Delivery,
-    DeliveryAttempt,
     Failure,
     Flagged,
     JobRecord,
@@ -179,17 +179,15 @@ def fail_attempt(record: JobRecord, *, attempt: int, reason: str, limit: int, no
     return _moved(counted, JobStatus.QUEUED, now)
 
 
-def delivered(
-    record: JobRecord, *, event: WebhookEvent, made: DeliveryAttempt, next_at: datetime | None, ok: bool
-) -> JobRecord:
+def delivered(record: JobRecord, *, event: WebhookEvent, made: Call, next_at: datetime | None, ok: bool) -> JobRecord:
     """Note one call of the job's webhook and when the next is due; one that was noted already changes nothing."""
     return _replaced(
         record,
         event,
         lambda old: (
             old
-            if made in old.attempts
-            else old.model_copy(update={"attempts": (*old.attempts, made), "next_at": next_at, "delivered": ok})
+            if made in old.calls
+            else old.model_copy(update={"calls": (*old.calls, made), "next_at": next_at, "delivered": ok})
         ),
     )
 

@@ -1,6 +1,7 @@
 """Puts a worker together: model, engine, leases, runner, Celery."""
 
 import os
+import signal
 import socket
 import sys
 from threading import Event, Thread, Timer
@@ -8,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery, signals
+from celery.apps.worker import Worker as Consumer
 from celery.concurrency import get_implementation
 
 from shared import queue
@@ -81,6 +83,8 @@ class Worker:
 
     def _free_within(self, seconds: float, held: int) -> bool:
         """Say whether the engine needs its next job so soon, since it has begun all that are held."""
+        if self._keeper.resting():
+            return False
         return held <= self._keeper.begun() and self._engine.seconds_left <= seconds
 
     def _follow_endings(self) -> Event:
@@ -98,9 +102,19 @@ class Worker:
         self._keeper.retire()
 
 
+class _Consumer(Consumer):
+    """Celery's worker, which leaves in peace: its own SIGHUP starts it anew at once, SIGQUIT drops what runs."""
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        super().install_platform_tweaks(worker)
+        for other in (signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(other, signal.getsignal(signal.SIGTERM))
+
+
 def _consume(app: Celery, name: str, slots: int) -> None:
     """Run Celery's worker; an end that was not asked for ends the process with its exit code."""
     options: dict[str, Any] = {
+        "app": app,
         "hostname": f"celery@{name}",
         "pool_cls": get_implementation("threads"),
         "concurrency": slots,
@@ -109,7 +123,7 @@ def _consume(app: Celery, name: str, slots: int) -> None:
         "without_mingle": True,
         "quiet": True,
     }
-    consumer = app.Worker(**options)
+    consumer = _Consumer(**options)
     consumer.start()
     if consumer.exitcode:
         sys.exit(consumer.exitcode)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import structlog
 
 from shared.clock import Clock
-from shared.errors import ModelFailed, ReduxqError
+from shared.errors import ReduxqError
 from shared.images import Picture
 from shared.jobs import Recipe
 
@@ -86,6 +86,9 @@ class _Work:
 class Engine:
     """Runs the model for all jobs of this worker, the oldest first, one step at a time.
 
+    A model that fails in a way it does not know itself, twice without a success between, ends the process: a device
+    whose context is broken (CUDA's illegal memory access) fails every later job too.
+
     Args:
         model: Makes the variations.
         clock: Measures the steps.
@@ -100,6 +103,7 @@ class Engine:
         self._active: deque[_Work] = deque()
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last step
         self._ticks = 0
+        self._failures = 0  #: of the model, unexpected, since the last success
         self._stopped = Event()
         self._thread = Thread(target=self._run_or_die, name="engine", daemon=True)
         self._watchdog = Thread(target=self._watch, name="watchdog", daemon=True)
@@ -118,8 +122,8 @@ class Engine:
         """Return a variation of the source for each seed; blocks until they are there.
 
         Raises:
-            ModelFailed: If the model failed; the engine goes on with other jobs.
-            ReduxqError: What ``watch.check`` raised; it is asked before each step.
+            ReduxqError: What ``watch.check`` raised, which is asked before each step, or the model itself.
+            Exception: Whatever else the model raised; the engine goes on with other jobs.
         """
         work = _Work(source, recipe, watch)
         self._inbox.put(work)
@@ -131,10 +135,7 @@ class Engine:
             self._run()
         except BaseException:
             log.exception("the engine died, and the worker with it")
-            raise
-        finally:
-            if self._active:
-                os._exit(1)
+            os._exit(1)
 
     def _watch(self) -> None:
         """End the process when the engine stalls; looks are counted, so that a frozen process is not a stalled one."""
@@ -167,13 +168,15 @@ class Engine:
             pictures = self._advance(work)
         except ReduxqError as error:
             self._leave(work).set_exception(error)
-        except Exception as error:
-            log.exception("the model failed")
-            failure = ModelFailed(f"{ModelFailed.__doc__} {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._leave(work).set_exception(failure)
+        except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
+            self._failures += 1
+            if self._failures > 1:
+                log.critical("the model failed twice in a row, and the worker ends", error=repr(error))
+                os._exit(1)
+            self._leave(work).set_exception(error)
         else:
             if pictures is not None:
+                self._failures = 0
                 self._leave(work).set_result(Varied(pictures, work.seconds))
 
     def _advance(self, work: _Work) -> list[Picture] | None:

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 BEAT: Final = timedelta(seconds=0.25)  #: progress is told at most this often
 RENEWALS: Final = 4  #: renewals in the time a lease lasts
+REST: Final = 1.0  #: seconds after a failed attempt, times how many failed in a row
+LONGEST_REST: Final = 8.0  #: seconds
 NEWS: Final = 0.2  #: weight of the newest job in the worker's mean speed
 
 
@@ -33,7 +35,7 @@ class Lease:
         self.attempt = record.attempt
         self.progress: Progress | None = None  #: None: the engine has not begun it
         self.told: Progress | None = None
-        self.renewed = clock.monotonic()
+        self.renewed = -math.inf  #: when; its claim may have been asked for long before the answer came
         self._clock = clock
         self._end: ReduxqError | None = None
         self._ended = Event()
@@ -84,6 +86,8 @@ class LeaseKeeper:
         self._pause = store.lease.total_seconds() / RENEWALS
         self._announced = (0, -math.inf)  #: slots, when
         self._speed = 0.0  #: TFLOP/s, mean of the last jobs; 0: it has not run a job yet
+        self._failures = 0  #: attempts that failed since the last that did not
+        self._rests_until = -math.inf
         self._leases: set[Lease] = set()
         self.ending: ReduxqError | None = None  #: what ends every lease, once that was decided
         self._ended = Event()
@@ -99,7 +103,7 @@ class LeaseKeeper:
     def retire(self) -> None:
         """Take this worker off the list of those that take jobs; leases are still renewed."""
         self._retired = True
-        self._try(retire_worker(self._name))
+        self._leave_list()
 
     def stop(self) -> None:
         """Retire and stop renewing."""
@@ -147,17 +151,26 @@ class LeaseKeeper:
             if lease.job_id == job_id:
                 self._renew(lease)
 
+    def ended(self, *, failed: bool) -> None:
+        """Note how an attempt ended: a failed one makes the worker rest, the longer the more failed in a row."""
+        self._failures = self._failures + 1 if failed else 0
+        self._rests_until = self._clock.monotonic() + min(self._failures * REST, LONGEST_REST)
+
+    def resting(self) -> bool:
+        """Say whether jobs are better left to other workers, so that a sick one does not use up their attempts."""
+        return self._clock.monotonic() < self._rests_until
+
     def measured(self, work: int, seconds: float) -> None:
         """Note in how many seconds the engine did how many TFLOP."""
         speed = work / seconds
         self._speed = self._speed + NEWS * (speed - self._speed) if self._speed else speed
 
     def beat(self) -> None:
-        """Announce the worker and renew its leases, as far as that is due."""
-        self._announce()
+        """Renew the leases and then announce the worker, as far as that is due: a slow answer must cost no lease."""
         for lease in self.held():
             if lease.progress != lease.told or self._clock.monotonic() - lease.renewed >= self._pause:
                 self._renew(lease)
+        self._announce()
 
     def _keep(self) -> None:
         while True:
@@ -169,8 +182,15 @@ class LeaseKeeper:
         slots, now = self._slots(), self._clock.monotonic()
         told, at = self._announced
         due = (slots != told or now - at >= self._pause) and not self._retired
-        if due and self._try(announce_worker(self._name, WorkerLife(slots, self._speed), self._store.lease)):
+        if not due:
+            return
+        if self._try(announce_worker(self._name, WorkerLife(slots, self._speed), self._store.lease)):
             self._announced = (slots, now)
+        if self._retired:  # meanwhile, and perhaps before this arrived
+            self._leave_list()
+
+    def _leave_list(self) -> None:
+        self._try(retire_worker(self._name))
 
     def _renew(self, lease: Lease) -> None:
         now, progress = self._clock.monotonic(), lease.progress

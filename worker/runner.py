@@ -28,7 +28,7 @@ from worker.lease import Lease, LeaseKeeper
 log = structlog.get_logger(__name__)
 
 PAUSE: Final = 1.0  #: seconds before a server that does not answer is asked again, at first
-LONGEST_PAUSE: Final = 8.0  #: to which the pauses grow while the object storage is away
+LONGEST_PAUSE: Final = 8.0  #: to which the pauses grow while the object storage is away or refuses us
 
 T = TypeVar("T")
 Score = Callable[[list[Picture]], list[float]]  #: tells of each picture, 0 ... 1, how sure it is that it is not safe
@@ -75,16 +75,33 @@ class Runner:
             return None
         with self.keeper.hold(record) as lease:
             try:
-                return self._settle(record, self._attempt(record, lease))
+                settled = self._settle(record, self._attempt(record, lease))
             except errors.LeaseLost as error:
                 log.warning("lost the job", job=job_id, attempt=record.attempt, reason=error.message)
+                return None
             except errors.ShuttingDown:
                 log.warning("left the job to its lease", job=job_id, attempt=record.attempt)
-            return None
+                return None
+        self.keeper.ended(failed=settled.failed_attempts > record.failed_attempts)
+        return settled
 
     def _claim(self, job_id: JobId) -> JobRecord:
+        """Start the job's next attempt; a claim that got no answer may have arrived, so the same is made again.
+
+        Raises:
+            NotFound, IllegalTransition: If there is nothing to claim.
+            RecordsUnavailable: If there was no answer for as long as a lease lasts, or the worker must go.
+        """
         prefix, digits = self.settings.storage.prefix, random.SystemRandom().sample(range(1_000_000), k=4)
-        return self.update(job_id, partial(transitions.claim, now=self.clock.now(), prefix=prefix, digits=digits))
+        claim = partial(transitions.claim, now=self.clock.now(), prefix=prefix, digits=digits)
+        give_up = self.clock.monotonic() + self.settings.jobs.lease_seconds.total_seconds()
+        while True:
+            try:
+                return self.update(job_id, claim)
+            except errors.RecordsUnavailable:
+                if self.keeper.ending or self.clock.monotonic() >= give_up:
+                    raise
+            self.keeper.pause(PAUSE)
 
     def _attempt(self, record: JobRecord, lease: Lease) -> Transition:
         """Do the job's work and return the transition that says how it went.
@@ -99,11 +116,13 @@ class Runner:
             raise
         except errors.ShuttingDown:
             return partial(transitions.hand_back, attempt=record.attempt, now=self.clock.now())
+        except errors.JobError as error:
+            log.exception("the job failed", job=record.id, attempt=record.attempt)
+            told = errors.ModelFailed() if isinstance(error, errors.ModelFailed) else error  # details are the log's
+            return partial(transitions.fail, attempt=record.attempt, error=told, now=self.clock.now())
         except Exception as error:
-            if isinstance(error, errors.ReduxqError) and not error.retryable:
-                return partial(transitions.fail, attempt=record.attempt, error=error, now=self.clock.now())
             log.exception("an attempt failed", job=record.id, attempt=record.attempt)
-            reason = error.summary if isinstance(error, errors.ReduxqError) else type(error).__name__
+            reason = (error if isinstance(error, errors.ReduxqError) else errors.ReduxqError()).summary
             limit = self.settings.jobs.max_failed_attempts
             again = partial(transitions.fail_attempt, reason=reason, limit=limit)
             return partial(again, attempt=record.attempt, now=self.clock.now())
@@ -141,19 +160,14 @@ class Runner:
             raise errors.SourceUnusable(f"the source: {error.message}") from error
 
     def _flag(self, seeds: tuple[int, ...], pictures: list[Picture]) -> tuple[Flagged, ...]:
-        """Return what must be withheld; a checker that fails ends the job, so that nothing goes out unchecked."""
-        try:
-            scored = list(zip(seeds, self.score(pictures), strict=True))
-        except Exception as error:
-            log.exception("the safety checker failed")
-            raise errors.ModelFailed(f"The safety checker failed. {type(error).__name__}: {error}") from error
-        threshold = self.settings.model.safety_threshold
+        """Return what must be withheld; a checker that fails fails the attempt, so that nothing goes out unchecked."""
+        scored, threshold = zip(seeds, self.score(pictures), strict=True), self.settings.model.safety_threshold
         return tuple(Flagged(seed=seed, score=round(score, 4)) for seed, score in scored if score >= threshold)
 
     def _store(
         self, record: JobRecord, pictures: list[Picture], flagged: tuple[Flagged, ...], lease: Lease
     ) -> tuple[Variation, ...]:
-        """Store every picture that is not flagged, or none."""
+        """Store every picture that is not flagged; if that fails, the dispatcher deletes what was stored."""
         parameters, stored = record.parameters, list[Variation]()
         withheld = {variation.seed for variation in flagged}
         content_type = TYPES[parameters.output_format].value
@@ -165,18 +179,22 @@ class Runner:
                 data = encode(picture, parameters.output_format, parameters.output_quality)
                 self._patiently(partial(self.objects.put, key, data, content_type), lease)
                 stored.append(Variation(key=key, seed=seed, content_type=content_type, size_bytes=len(data)))
-        except Exception:
+        except errors.LeaseLost:
             self._discard(record)
             raise
         return tuple(stored)
 
     def _patiently(self, call: Callable[[], T], lease: Lease) -> T:
-        """Call the object storage; one that is away is waited for until the lease ends or the outage lasts too long."""
+        """Call the object storage.
+
+        One that is away, or refuses what this worker says it is, is waited for until the lease ends or that lasts too
+        long.
+        """
         pause, give_up = PAUSE, self.clock.monotonic() + self.settings.worker.outage_seconds.total_seconds()
         while True:
             try:
                 return call()
-            except errors.StorageUnavailable as error:
+            except (errors.StorageUnavailable, errors.Misconfigured) as error:
                 if self.clock.monotonic() >= give_up:
                     raise
                 log.warning("waiting for the object storage", job=lease.job_id, reason=error.message)

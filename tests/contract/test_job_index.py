@@ -12,7 +12,7 @@ from shared.errors import InsufficientCredits, ModelFailed
 from shared.ids import JobId
 from shared.job_index import COMPLETIONS, DELIVERIES, EXPIRING
 from shared.job_store import JobStore
-from shared.jobs import DeliveryAttempt, JobRecord, Webhook, WebhookEvent
+from shared.jobs import Call, JobRecord, Webhook, WebhookEvent
 from shared.programs import run
 from shared.transitions import Transition, delivered, erase, expire, fail, finish, hand_back, redeliver, retry
 from tests.samples import MODEL, NOW, PRICE, fund, record, start, variations_of
@@ -143,15 +143,15 @@ def test_a_webhook_call_is_due_until_it_is_made_and_again_when_that_is_asked_for
 ) -> None:
     event = WebhookEvent.FINISHED
     change(succeed(change(start)))
-    tried = DeliveryAttempt(at=NOW, outcome="HTTP 503")
+    tried = Call(at=NOW, outcome="HTTP 503")
     noted = change(partial(delivered, event=event, made=tried, next_at=LATER, ok=False))
     assert calls(records)[event] == 3600
     assert change(partial(delivered, event=event, made=tried, next_at=None, ok=True)) == noted  # this try is noted
-    made = DeliveryAttempt(at=LATER, outcome="HTTP 200")
+    made = Call(at=LATER, outcome="HTTP 200")
     change(partial(delivered, event=event, made=made, next_at=None, ok=True))
     assert event not in calls(records)
     asked = change(partial(redeliver, event=event, now=LATER))
     assert event in calls(records)
-    assert [told.attempts for told in asked.deliveries if told.event is event] == [(tried, made)]
+    assert [told.calls for told in asked.deliveries if told.event is event] == [(tried, made)]
     change(partial(erase, now=LATER))
     assert calls(records) == {}

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shared.dispatch_store import WorkerLife, living_workers
+from shared.errors import ModelFailed
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
 from shared.jobs import Flagged, JobStatus
 from shared.programs import run
 from tests.desk import CHECKED, STORE, Desk
-from tests.models import seed_of
+from tests.models import Steps, seed_of
 from tests.samples import MODEL, PRICE
 from tests.servers import wait_until
 from worker.runner import Score
@@ -44,13 +45,47 @@ def test_a_job_that_is_not_queued_is_left_alone(desk: Desk) -> None:
     assert desk.stored(done.id) == done
 
 
-def test_a_job_that_fails_in_the_model_is_a_failed_job_and_the_next_one_succeeds(desk: Desk) -> None:
+def test_a_model_that_fails_unexpectedly_fails_an_attempt_and_the_third_ends_the_job(desk: Desk) -> None:
     desk.model.fails_for = frozenset({13})
-    failed = desk.run(seed=13)
+    back = desk.run(seed=13)
+    assert (back.status, back.failed_attempts, back.failure) == (JobStatus.QUEUED, 1, None)
+    for _ in range(2):
+        assert desk.run().status is JobStatus.SUCCEEDED
+        failed = desk.runner.run(back.id)
+    assert failed is not None
     assert failed.failure is not None
-    assert failed.failure.code == "MODEL_FAILED"
-    assert "RuntimeError: CUDA error" in failed.failure.message
-    assert desk.run().status is JobStatus.SUCCEEDED
+    assert failed.failure.code == "TOO_MANY_ATTEMPTS"
+    assert failed.failure.message == "3 attempts failed; the last: Something went wrong."
+
+
+def test_a_model_that_knows_that_it_failed_ends_the_job_and_its_client_reads_no_details(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(_: Steps) -> list[Picture]:
+        raise ModelFailed("/srv/models/x: not finite")
+
+    monkeypatch.setattr(desk.model, "decode", decode)
+    failed = desk.run(num_inference_steps=1)
+    assert failed.failure is not None
+    assert (failed.failure.code, failed.failure.message) == ("MODEL_FAILED", ModelFailed().summary)
+
+
+def test_a_worker_rests_after_failed_attempts_the_longer_the_more_failed_in_a_row(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.lease.REST", 0.2)
+    desk.run(num_inference_steps=1)
+    assert not desk.keeper.resting()
+    for failures in (1, 2, 3):
+        desk.run(desk.runner_with(score=_raise), num_inference_steps=1)
+        began = time.monotonic()
+        assert desk.keeper.resting()
+        wait_until(lambda: not desk.keeper.resting())
+        assert time.monotonic() - began == pytest.approx(failures * 0.2, abs=0.15)
+    desk.run(num_inference_steps=1)
+    desk.run(desk.runner_with(score=_raise), num_inference_steps=1)
+    time.sleep(0.3)
+    assert not desk.keeper.resting()
 
 
 def test_a_flagged_variation_is_withheld_and_the_others_are_delivered_and_paid(desk: Desk) -> None:
@@ -95,12 +130,9 @@ def _raise(pictures: list[Picture]) -> list[float]:
 
 
 @pytest.mark.parametrize("score", [_raise, lambda pictures: []])
-def test_a_safety_checker_that_fails_ends_the_job_and_nothing_goes_out_unchecked(desk: Desk, score: Score) -> None:
+def test_a_safety_checker_that_fails_fails_the_attempt_and_nothing_goes_out_unchecked(desk: Desk, score: Score) -> None:
     failed = desk.run(desk.runner_with(score=score), num_inference_steps=1)
-    assert failed.status is JobStatus.FAILED
-    assert failed.failure is not None
-    assert failed.failure.code == "MODEL_FAILED"
-    assert failed.failure.message.startswith("The safety checker failed.")
+    assert (failed.status, failed.failed_attempts) == (JobStatus.QUEUED, 1)
     assert not any(desk.is_there(key) for key in failed.planned_keys)
 
 

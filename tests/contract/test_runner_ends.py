@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -9,20 +10,33 @@ from threading import Event
 from typing import Any
 
 import pytest
+import redis
 
+from shared.assets import ORPHANED
 from shared.clock import Clock
 from shared.completions import BLOCK
-from shared.errors import LeaseLost, RecordsUnavailable, ReduxqError, ShuttingDown, StorageUnavailable
+from shared.dispatch_store import living_workers
+from shared.errors import (
+    LeaseLost,
+    Misconfigured,
+    RecordsUnavailable,
+    ReduxqError,
+    ShuttingDown,
+    StorageUnavailable,
+)
 from shared.ids import AssetKey, JobId
+from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
-from shared.programs import connect
-from shared.settings import Settings, WorkerSettings
+from shared.programs import connect, run
+from shared.settings import JobSettings, Settings, WorkerSettings
 from shared.transitions import Transition, cancel, fail_attempt
-from tests.desk import Desk
+from tests.desk import STORE, Desk
 from tests.samples import NOW, start
 from tests.servers import wait_until
 from worker.endings import follow_endings
+from worker.lease import LeaseKeeper
+from worker.runner import Runner
 
 
 def test_a_worker_that_lost_its_lease_stops_and_leaves_nothing_behind(desk: Desk) -> None:
@@ -69,24 +83,27 @@ class LosesTheSecondPut:
         return self._objects.put(key, body, content_type)
 
 
-def test_variations_are_complete_or_absent_and_the_job_gets_another_attempt_after_a_long_outage(desk: Desk) -> None:
+def test_a_job_that_was_stored_in_part_publishes_nothing_and_gets_another_attempt_after_a_long_outage(
+    desk: Desk,
+) -> None:
     lossy = LosesTheSecondPut(desk.objects)
     impatient = Settings(worker=WorkerSettings(outage_seconds=timedelta(0)))
     back = desk.run(desk.runner_with(objects=lossy, settings=impatient), num_outputs=2, num_inference_steps=1)
     assert (back.status, back.failed_attempts) == (JobStatus.QUEUED, 1)
     assert len(lossy.put_keys) == 1
-    assert not desk.is_there(lossy.put_keys[0])
+    assert desk.records.zscore(ORPHANED, lossy.put_keys[0])  # for the sweeper to delete
     done = desk.runner.run(back.id)
     assert done is not None
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
 
 
 class IsAwayForAWhile(LosesTheSecondPut):
-    """An object store whose server is away for two calls of each kind, or for ever."""
+    """An object store whose server is away, or refuses us, for two calls of each kind, or for ever."""
 
-    def __init__(self, objects: ObjectStore, calls: float = 2) -> None:
+    def __init__(self, objects: ObjectStore, calls: float = 2, error: ReduxqError | None = None) -> None:
         super().__init__(objects)
         self._left = {"get": calls, "put": calls}
+        self._error = error or StorageUnavailable()
 
     def get(self, key: AssetKey) -> bytes:
         self._call("get")
@@ -99,16 +116,42 @@ class IsAwayForAWhile(LosesTheSecondPut):
     def _call(self, kind: str) -> None:
         self._left[kind] -= 1
         if self._left[kind] >= 0:
-            raise StorageUnavailable
+            raise self._error
 
 
-def test_an_object_storage_that_is_away_for_a_while_fails_no_attempt(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StorageUnavailable(), Misconfigured("InvalidAccessKeyId")])
+def test_an_object_storage_that_is_away_or_refuses_us_for_a_while_fails_no_attempt(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: ReduxqError
 ) -> None:
     monkeypatch.setattr("worker.runner.PAUSE", 0.01)
-    done = desk.run(desk.runner_with(objects=IsAwayForAWhile(desk.objects)), num_outputs=2, num_inference_steps=1)
+    away = IsAwayForAWhile(desk.objects, error=error)
+    done = desk.run(desk.runner_with(objects=away), num_outputs=2, num_inference_steps=1)
     assert (done.status, done.attempt, done.failed_attempts) == (JobStatus.SUCCEEDED, 1, 0)
     assert all(desk.is_there(key) for key in done.planned_keys)
+
+
+def test_a_worker_with_wrong_credentials_fails_attempts_and_clients_read_nothing_of_them(desk: Desk) -> None:
+    refused = IsAwayForAWhile(desk.objects, math.inf, Misconfigured("refused: key AKIA1234"))
+    impatient = Settings(
+        worker=WorkerSettings(outage_seconds=timedelta(0)), jobs=JobSettings(max_failed_attempts=1)
+    )
+    failure = desk.run(desk.runner_with(objects=refused, settings=impatient)).failure
+    assert failure is not None
+    assert failure.code == "TOO_MANY_ATTEMPTS"
+    assert failure.message == f"1 attempts failed; the last: {Misconfigured().summary}"
+
+
+def test_a_job_is_handed_back_without_another_call_of_a_frozen_object_storage(desk: Desk) -> None:
+    class Frozen(IsAwayForAWhile):
+        def put(self, key: AssetKey, body: bytes, content_type: str) -> str:
+            desk.keeper.end_all(ShuttingDown())
+            raise StorageUnavailable
+
+        def delete(self, key: AssetKey) -> None:
+            raise AssertionError(key)
+
+    back = desk.run(desk.runner_with(objects=Frozen(desk.objects, calls=0)), num_inference_steps=1)
+    assert (back.status, back.failed_attempts) == (JobStatus.QUEUED, 0)
 
 
 @pytest.mark.parametrize("ending", [ShuttingDown(), LeaseLost()])
@@ -207,3 +250,89 @@ def test_a_finish_whose_answer_was_lost_is_repeated_and_deletes_nothing(
     done = desk.run(desk.runner_with(update=lose_the_first_answer), num_inference_steps=1)
     assert lost == [done]
     assert all(desk.is_there(key) for key in done.planned_keys)
+
+
+def lossy(desk: Desk, answers: int) -> Runner:
+    """A runner that does not hear how its first claims went, which arrived."""
+    left = iter(range(answers))
+
+    def update(job_id: JobId, transition: Transition) -> JobRecord:
+        result = desk.update(job_id, transition)
+        if next(left, None) is not None:
+            raise RecordsUnavailable
+        return result
+
+    return desk.runner_with(update=update)
+
+
+def test_a_claim_whose_answer_was_lost_is_made_again_and_costs_no_attempt(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runner.PAUSE", 0.01)
+    done = desk.run(lossy(desk, 3), num_inference_steps=1)
+    assert (done.status, done.attempt, done.failed_attempts) == (JobStatus.SUCCEEDED, 1, 0)
+
+
+def test_a_claim_that_was_taken_back_before_it_is_made_again_is_given_up(desk: Desk) -> None:
+    job_id, tries = desk.accept(num_inference_steps=1), []
+
+    def update(_: JobId, transition: Transition) -> JobRecord:
+        tries.append(transition)
+        result = desk.update(job_id, transition)
+        desk.update(job_id, partial(fail_attempt, attempt=1, reason="silent", limit=3, now=NOW))
+        assert result
+        raise RecordsUnavailable
+
+    assert desk.runner_with(update=update).run(job_id) is None
+    assert len(tries) == 2
+    left = desk.stored(job_id)
+    assert (left.status, left.attempt) == (JobStatus.QUEUED, 1)
+
+
+def test_a_worker_that_must_go_does_not_wait_for_its_claim(desk: Desk) -> None:
+    desk.keeper.end_all(ShuttingDown())
+    job_id = desk.accept()
+    assert lossy(desk, 1).run(job_id) is None
+    assert desk.stored(job_id).status is JobStatus.RUNNING
+
+
+def test_a_lease_is_renewed_as_soon_as_its_claim_is_answered(desk: Desk) -> None:
+    running = desk.update(desk.accept(), start)
+    keeper = LeaseKeeper(desk.records, JobStore(timedelta(seconds=60)), Clock(), name="two", slots=lambda: 1)
+    with keeper.hold(running):
+        keeper.beat()
+    assert int(str(desk.records.pttl(f"lease:{running.id}"))) > 50_000
+
+
+class Listening(redis.Redis):
+    """Tells what it sends before it does."""
+
+    def __init__(self, pool: redis.ConnectionPool, told: Callable[[str], None]) -> None:
+        super().__init__(connection_pool=pool)
+        self._told = told
+
+    def execute_command(self, *command: Any, **options: Any) -> Any:
+        self._told(str(command))
+        return super().execute_command(*command, **options)  # type: ignore[no-untyped-call]
+
+
+def test_leases_are_renewed_before_the_worker_is_announced(desk: Desk, records: redis.Redis) -> None:
+    sent: list[str] = []
+    keeper = LeaseKeeper(
+        Listening(records.connection_pool, sent.append), STORE, Clock(), name="two", slots=lambda: len(sent)
+    )
+    with keeper.hold(desk.update(desk.accept(), start)) as lease:
+        keeper.beat()
+    renewed, announced = (next(n for n, text in enumerate(sent) if what in text) for what in (lease.job_id, "worker:"))
+    assert renewed < announced
+
+
+def test_a_worker_that_retires_while_it_announces_itself_is_off_the_list(desk: Desk, records: redis.Redis) -> None:
+    def retire(text: str) -> None:
+        if "SET" in text and "worker:two" in text and not keeper._retired:
+            keeper.retire()
+
+    keeper = LeaseKeeper(Listening(records.connection_pool, retire), STORE, Clock(), name="two", slots=lambda: 1)
+    keeper.beat()
+    assert keeper._retired
+    assert "two" not in run(records, living_workers())

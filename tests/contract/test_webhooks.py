@@ -146,7 +146,7 @@ def told(records: redis.Redis, job_id: JobId, event: WebhookEvent = FINISHED) ->
 
 
 def outcomes(records: redis.Redis, job_id: JobId) -> list[str]:
-    return [attempt.outcome for attempt in told(records, job_id).attempts]
+    return [call.outcome for call in told(records, job_id).calls]
 
 
 def test_a_webhook_gets_the_record_signed_as_the_standard_says(
@@ -190,8 +190,8 @@ def test_each_event_that_a_job_asks_for_is_told_once(
     assert first.id.startswith(f"msg_{job.id}_started_")
     assert second.id.startswith(f"msg_{job.id}_finished_")
     for event in WebhookEvent:
-        (attempt,) = told(records, job.id, event).attempts
-        assert attempt.outcome == "HTTP 200"
+        (call,) = told(records, job.id, event).calls
+        assert call.outcome == "HTTP 200"
 
 
 def test_a_job_that_names_no_webhook_calls_none(
@@ -229,9 +229,9 @@ def test_a_webhook_that_nobody_listens_at_is_tried_ever_more_rarely_for_a_day(
     while next_at := told(records, job.id).next_at:
         watch.ahead = next_at - datetime.now(UTC) + timedelta(seconds=1)
         deliver()
-    attempts = told(records, job.id).attempts
-    assert {attempt.outcome for attempt in attempts} == {"The URL's server does not answer over https."}
-    waits = [later.at - earlier.at for earlier, later in pairwise(attempts)]
+    calls = told(records, job.id).calls
+    assert {call.outcome for call in calls} == {"The URL's server does not answer over https."}
+    waits = [later.at - earlier.at for earlier, later in pairwise(calls)]
     assert waits == sorted(waits)
     assert timedelta(hours=23) < sum(waits, timedelta()) < timedelta(hours=26)
     assert not told(records, job.id).delivered
@@ -264,7 +264,7 @@ def test_a_webhook_that_leads_inside_is_not_called_and_the_log_says_why(
     assert report is not None
     shown = ai_record(report, run(records, get_user(ada.user_id)), OBJECTS)["aiRecord"]["additionalData"]["webhook"]
     assert (shown["url"], shown["events"]) == (f"https://{NAME}/", ["job.finished"])
-    assert shown["deliveries"][0]["attempts"][0]["outcome"] == "the URL's host has no public address"
+    assert shown["deliveries"][0]["calls"][0]["outcome"] == "the URL's host has no public address"
     assert shown["deliveries"][0]["nextAt"].endswith("Z")
 
 
@@ -350,10 +350,28 @@ def test_a_call_that_began_before_a_retry_is_not_noted_for_the_retrys_end(
         return before.model_copy(update={"deliveries": (again,)})
 
     deliverer_of(records, watch, Overtaken(SETTINGS.egress)).round(Inline())
-    assert not told(records, job.id).attempts
+    assert not told(records, job.id).calls
     deliverer_of(records, watch).round(Inline())
     first, second = (message.id for message in receiver.messages)
     assert first != second == message_id(job.id, told(records, job.id))
+
+
+def test_another_call_that_was_asked_for_during_a_call_is_made(
+    records: redis.Redis, ada: TeamUser, receiver: Receiver, watch: Watch, deliver: Callable[[], None]
+) -> None:
+    receiver.statuses = ["410 Gone", "200 OK"]
+    job = ended(records, ada, receiver.url)
+
+    class Overtaken(Egress):
+        def post(self, *args: Any) -> int:
+            run(records, STORE.update(job.id, partial(redeliver, event=FINISHED, now=datetime.now(UTC))))
+            return super().post(*args)
+
+    deliverer_of(records, watch, Overtaken(SETTINGS.egress)).round(Inline())
+    assert told(records, job.id).next_at
+    deliver()
+    assert outcomes(records, job.id) == ["HTTP 410", "HTTP 200"]
+    assert (told(records, job.id).delivered, told(records, job.id).next_at) == (True, None)
 
 
 @contextmanager
@@ -379,6 +397,16 @@ def test_two_replicas_make_each_call_once(records: redis.Redis, ada: TeamUser, r
     )
 
 
+def test_the_calls_of_one_team_follow_each_other_without_a_pause(
+    records: redis.Redis, ada: TeamUser, receiver: Receiver
+) -> None:
+    jobs = [ended(records, ada, receiver.url) for _ in range(12)]
+    began = time.monotonic()
+    with running(deliverer_of(records, Clock())):
+        wait_until(lambda: all(told(records, job.id).delivered for job in jobs))
+    assert time.monotonic() - began < 6 * webhooks.PAUSE
+
+
 @pytest.mark.parametrize("looked_at", [1000, 5])
 def test_a_team_whose_receivers_are_slow_holds_up_no_other(
     looked_at: int,
@@ -397,7 +425,7 @@ def test_a_team_whose_receivers_are_slow_holds_up_no_other(
     with running(deliverer_of(records, Clock())):
         wait_until(lambda: told(records, job.id).delivered, 5)
         assert time.monotonic() - began < 5
-        assert not any(told(records, other.id).attempts for other in waiting)
+        assert not any(told(records, other.id).calls for other in waiting)
         slow.hold.set()
 
 

@@ -22,7 +22,7 @@ from api.app import create_app
 from shared import backlog
 from shared.backlog import Backlog
 from shared.ids import JobId
-from shared.keys import create_key
+from shared.keys import check_key, create_key, revoke_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import Settings
@@ -67,7 +67,7 @@ def told(event: ServerSentEvent) -> Told:
 def test_a_watcher_is_told_of_every_state_until_the_end(driven: Driven) -> None:
     job = driven.accept()
     with watching(driven.client, job) as events:
-        assert told(next(events)) == ("queued", {"position": 1, "estimatedSeconds": None})
+        assert told(next(events)) == ("queued", {"queuePosition": 1, "estimatedSeconds": None})
         driven.begin(job)
         assert told(next(events)) == ("running", {"attempt": 1, "step": 0, "steps": 28, "estimatedSeconds": None})
         driven.step(job, 3)
@@ -85,10 +85,10 @@ def test_a_watcher_is_told_when_its_position_falls(driven: Driven) -> None:
     run(driven.records, backlog.put(Backlog(waiting={f"normal:{team}": (2, 2000)}, speed=100.0, workers=1)))
     with watching(driven.client, job) as events:
         name, data = told(next(events))
-        assert (name, data["position"]) == ("queued", 2)
+        assert (name, data["queuePosition"]) == ("queued", 2)
         assert data["estimatedSeconds"] > 0
         driven.begin(first)
-        assert told(next(events))[1]["position"] == 1
+        assert told(next(events))[1]["queuePosition"] == 1
     driven.records.delete(backlog.PLACE)
 
 
@@ -250,3 +250,18 @@ def test_a_silent_stream_gives_signs_of_life(inside: tuple[Driven, Any], monkeyp
         assert any(line.startswith(":") for line in (next(lines) for _ in range(8)))
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_long_stream_ends_and_who_comes_back_misses_nothing_and_needs_a_key_that_is_valid_still(
+    inside: tuple[Driven, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven, _ = inside
+    monkeypatch.setattr(api.events, "LONGEST", 0.3)
+    job = driven.accept()
+    with watching(driven.client, job) as events:
+        (queued,) = events
+    driven.begin(job)
+    with watching(driven.client, job, queued.id) as events:
+        assert [event.event for event in events] == ["running"]
+    run(driven.records, revoke_key(run(driven.records, check_key(driven.key)).id))
+    assert driven.client.get(f"/api/results/{job}/events").status_code == 401

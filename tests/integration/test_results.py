@@ -1,5 +1,6 @@
 """Waiting for, listing and canceling jobs: an API whose jobs the test itself takes from step to step."""
 
+import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -23,6 +24,10 @@ def record_of(answer: httpx.Response) -> dict[str, Any]:
 
 def outcome_of(record: dict[str, Any]) -> tuple[str, str]:
     return record["status"], record["aiRecordDetail"]["resultObject"]["code"]
+
+
+def encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
 
 
 def test_a_waiting_read_is_answered_when_the_job_ends(driven: Driven) -> None:
@@ -62,6 +67,9 @@ def test_an_unknown_id_and_a_job_that_has_ended_are_not_waited_for(driven: Drive
         *[("limit", value, "whole number from 1 to 100") for value in ("0", "101", "all")],
         ("status", "running", "'PROCESSING', 'SUCCESS' or 'FAILURE'"),
         *[("cursor", value, "nextCursor") for value in ("x", "ä", "WzFd", "e30=", "WyJhIiwgImIiXQ==")],
+        *[("cursor", encoded(text), "nextCursor") for text in ("[5,null]", '{"1":2,"3":4}', '[true,"x"]', "[5,6]")],
+        ("cursor", encoded(f"[1{400 * '0'},\"x\"]"), "nextCursor"),
+        ("cursor", encoded(3000 * "["), "nextCursor"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,7 +10,8 @@ import pytest
 
 from shared.clock import Clock
 from shared.errors import LeaseLost, ModelFailed, ReduxqError
-from tests.models import PacedModel
+from shared.images import Picture
+from tests.models import PacedModel, Steps
 from tests.samples import picture, record
 from worker.engine import Engine
 
@@ -47,12 +50,64 @@ def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -
     assert follower.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_model_that_fails_fails_its_job_and_the_engine_lives_on() -> None:
+def test_a_model_that_fails_now_and_then_fails_its_job_and_the_engine_lives_on() -> None:
     with running(PacedModel(fails_for=frozenset({13}))) as engine:
-        with pytest.raises(ModelFailed, match="RuntimeError: CUDA error") as caught:
-            engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
-        assert isinstance(caught.value.__cause__, RuntimeError)
-        assert len(engine.vary(picture(), record(seed=1).parameters.recipe, Follower()).pictures) == 1
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="CUDA error"):
+                engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
+            assert len(engine.vary(picture(), record(seed=1).parameters.recipe, Follower()).pictures) == 1
+
+
+def test_a_model_that_knows_that_it_failed_may_do_so_often() -> None:
+    class Honest(PacedModel):
+        def decode(self, denoising: Steps) -> list[Picture]:
+            raise ModelFailed
+
+    with running(Honest()) as engine:
+        for _ in range(3):
+            with pytest.raises(ModelFailed):
+                engine.vary(picture(), record(num_inference_steps=1).parameters.recipe, Follower())
+
+
+SICK = """
+from tests.models import PacedModel
+from tests.samples import picture, record
+from tests.unit.test_engine import Follower, running
+with running(PacedModel(fails_for=frozenset({13}))) as engine:
+    try:
+        engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
+    except RuntimeError:
+        print("survived the first")
+    engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
+"""
+IDLE = """
+import time
+from tests.models import PacedModel
+from tests.unit.test_engine import running
+with running(PacedModel()) as engine:
+    engine._inbox.put(object())
+    time.sleep(5)
+"""
+
+
+def ended(script: str) -> subprocess.CompletedProcess[str]:
+    """A process that ran an engine."""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_a_model_that_fails_twice_in_a_row_ends_its_worker_with_one_clear_line() -> None:
+    sick = ended(SICK)
+    assert sick.returncode == 1
+    first, line = sick.stdout.splitlines()
+    assert first == "survived the first"
+    assert "the model failed twice in a row, and the worker ends" in line
+    assert "illegal memory access" in line
+
+
+def test_an_engine_that_dies_with_nothing_to_do_ends_its_worker_too() -> None:
+    idle = ended(IDLE)
+    assert idle.returncode == 1
+    assert "the engine died, and the worker with it" in idle.stdout
 
 
 def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:

@@ -139,6 +139,21 @@ def test_jobs_are_canceled_and_one_that_is_unknown_keeps_no_other_from_it(
     assert (again.exit_code, again.stdout) == (0, f"{first.id} canceled\n")
 
 
+def test_a_record_that_cannot_be_read_keeps_no_other_job_from_being_canceled(
+    jobs: Jobs, records: redis.Redis, ada: TeamUser
+) -> None:
+    job = accept(records, ada)
+    records.hset("job:bad", mapping={"record": "{}", "version": 1})
+    done = jobs("cancel", "bad", job.id)
+    assert (done.exit_code, done.stdout) == (1, f"{job.id} canceled\n")
+    assert done.stderr.startswith("reduxq: bad: the record of job bad cannot be read")
+
+
+def test_a_list_has_an_end(jobs: Jobs) -> None:
+    assert jobs("list", "--limit", "1000").exit_code == 0
+    assert jobs("list", "--limit", "1001").exit_code == 2
+
+
 def test_a_failed_job_is_tried_again_and_what_cannot_be_is_said_in_a_line(
     jobs: Jobs, records: redis.Redis, ada: TeamUser
 ) -> None:
