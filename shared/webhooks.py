@@ -1,4 +1,4 @@
-"""Webhooks as https://www.standardwebhooks.com has them: message ids, signatures, and when to try again.
+"""Webhooks as https://www.standardwebhooks.com has them: message ids, signatures, and when to call again.
 
 Signing is HMAC and so done here; the library of the standard's makers checks it in the tests.
 """
@@ -15,7 +15,7 @@ from shared.jobs import Delivery
 
 PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32  #: the standard asks for 24 to 64
-#: Before each try after the first; the last one is made a day after the first.
+#: Before each call after the first; the last one is made a day after the first.
 WAITS: Final = (
     timedelta(seconds=5),
     timedelta(seconds=30),
@@ -34,7 +34,7 @@ def new_secret() -> str:
 
 
 def message_id(job_id: JobId, delivery: Delivery) -> str:
-    """Return what a message is called at every try, so that its receiver knows it again."""
+    """Return what a message is called in every call, so that its receiver knows it again."""
     return f"msg_{job_id}_{delivery.event.name.lower()}_{int(delivery.at.timestamp() * 1000)}"
 
 
@@ -44,7 +44,7 @@ def sign(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:
     Args:
         secret: As :func:`new_secret` draws it.
         name: The message's :func:`message_id`.
-        at: When this try is made; receivers refuse what is some minutes old.
+        at: When this call is made; receivers refuse what is some minutes old.
         body: As it is sent.
     """
     stamp = str(int(at.timestamp()))
@@ -54,13 +54,13 @@ def sign(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:
     return {"webhook-id": name, "webhook-timestamp": stamp, "webhook-signature": signature}
 
 
-def wait_after(tries: int, status: int | None) -> timedelta | None:
-    """Return how long to wait after this many tries, the last of which was answered so; None: it was the last.
+def wait_after(calls: int, status: int | None) -> timedelta | None:
+    """Return how long to wait after this many calls, the last of which was answered so; None: it was the last.
 
     Args:
-        tries: 1 or more.
+        calls: 1 or more.
         status: HTTP's; None if there was no answer.
     """
-    if status == HTTPStatus.GONE or tries > len(WAITS):  # 410: the receiver wants no more
+    if status == HTTPStatus.GONE or calls > len(WAITS):  # 410: the receiver wants no more
         return None
-    return WAITS[tries - 1]
+    return WAITS[calls - 1]

@@ -28,6 +28,23 @@ from tests.stack import Stack, upload
 from tests.tls_servers import Names, Pictures
 from tests.yard import Yard
 
+#: What the processes of ``make test`` do not share out, longest first: fixtures that are dear to set up, and files.
+LONG = ("test_simulation", "stack", "test_stack", "bundle", "shared_town")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares a dear fixture, else a file; begin with what takes longest."""
+    order: dict[str, int] = {}
+    for item in items:
+        dear = [name for name in LONG if name in getattr(item, "fixturenames", ())]
+        group = dear[0] if dear else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        if item.parent:  # schemathesis names all operations of a test alike, and xdist runs one of a name
+            item._nodeid = f"{item.parent.nodeid}::{item.name}"
+        order[item.nodeid] = LONG.index(group) if group in LONG else len(LONG)
+    items.sort(key=lambda item: order[item.nodeid])
+
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[str]:

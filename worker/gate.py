@@ -21,6 +21,7 @@ def install(app: Celery, takes: Callable[[int], bool]) -> None:
 
         def start(self, parent: Any) -> None:
             qos = parent.task_consumer.channel.qos
+            qos.restore_at_shutdown = False  # records bring jobs back; kombu leaves files of what it cannot restore
             celery_takes = qos.can_consume
             qos.can_consume = lambda: celery_takes() and takes(len(state.reserved_requests))
 

@@ -29,7 +29,7 @@ from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
-from shared.settings import JobSettings, Settings, WorkerSettings
+from shared.settings import JobsSettings, Settings, WorkerSettings
 from shared.transitions import Transition, cancel, fail_attempt
 from tests.desk import STORE, Desk
 from tests.samples import NOW, start
@@ -132,9 +132,7 @@ def test_an_object_storage_that_is_away_or_refuses_us_for_a_while_fails_no_attem
 
 def test_a_worker_with_wrong_credentials_fails_attempts_and_clients_read_nothing_of_them(desk: Desk) -> None:
     refused = IsAwayForAWhile(desk.objects, math.inf, Misconfigured("refused: key AKIA1234"))
-    impatient = Settings(
-        worker=WorkerSettings(outage_seconds=timedelta(0)), jobs=JobSettings(max_failed_attempts=1)
-    )
+    impatient = Settings(worker=WorkerSettings(outage_seconds=timedelta(0)), jobs=JobsSettings(max_failed_attempts=1))
     failure = desk.run(desk.runner_with(objects=refused, settings=impatient)).failure
     assert failure is not None
     assert failure.code == "TOO_MANY_ATTEMPTS"

@@ -1,5 +1,6 @@
 """A worker whose servers go away, whose model hangs, that must go."""
 
+import signal
 import time
 
 import pytest
@@ -71,13 +72,21 @@ def test_a_worker_that_must_go_finishes_what_fits_into_the_grace_period(yard: Ya
     assert (yard.stored(unseen).status, yard.stored(unseen).attempt) == (JobStatus.QUEUED, 0)
 
 
-@LONG
-def test_a_worker_that_must_go_hands_back_what_does_not_fit_into_the_grace_period(yard: Yard) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(signal.SIGTERM, marks=LONG),
+        pytest.param(signal.SIGQUIT, marks=LONG),
+        signal.SIGHUP,
+    ],
+)
+def test_a_worker_that_must_go_hands_back_what_does_not_fit_into_the_grace_period(yard: Yard, sent: int) -> None:
     worker = yard.worker("one", pace=0.1, grace_seconds=0.5)
     long = yard.accept(num_inference_steps=50)
     yard.denoising("one")
-    worker.terminate()
+    worker.send_signal(sent)
     assert worker.wait(4) == 0
+    assert yard.log("one").count("begin") == 1
     back = yard.stored(long)
     assert (back.status, back.failed_attempts) == (JobStatus.QUEUED, 0)
 

@@ -68,7 +68,7 @@ def test_an_unknown_id_and_a_job_that_has_ended_are_not_waited_for(driven: Drive
         ("status", "running", "'PROCESSING', 'SUCCESS' or 'FAILURE'"),
         *[("cursor", value, "nextCursor") for value in ("x", "ä", "WzFd", "e30=", "WyJhIiwgImIiXQ==")],
         *[("cursor", encoded(text), "nextCursor") for text in ("[5,null]", '{"1":2,"3":4}', '[true,"x"]', "[5,6]")],
-        ("cursor", encoded(f"[1{400 * '0'},\"x\"]"), "nextCursor"),
+        ("cursor", encoded(f'[1{400 * "0"},"x"]'), "nextCursor"),
         ("cursor", encoded(3000 * "["), "nextCursor"),
     ],
 )

@@ -181,6 +181,8 @@ def test_a_certificate_of_an_unknown_authority_is_not_accepted(
         "https://pictures\0.test/",
         "https://\ud800.test/",
         "https://[::1/",
+        "https://xn--a/",
+        "https://xn--ls8h.la/",
     ],
 )
 @pytest.mark.parametrize("settings", [{}, {"proxy": SecretStr("http://127.0.0.1:9")}], ids=["direct", "proxied"])

@@ -225,6 +225,7 @@ def test_a_webhook_hears_of_the_end_unless_it_asks_for_more(asked: Any, events: 
         ({"webhook": "http://example.com/"}, "webhook", "the URL must start with https://"),
         ({"webhook": "https://us:secret@example.com/"}, "webhook", "the URL must not contain a user name"),
         ({"webhook": "https://example.com:8443/"}, "webhook", "the URL's port must be 443"),
+        ({"webhook": "https://xn--a/"}, "webhook", "is not a URL"),
         ({"webhook": ""}, "webhook", "the URL must start with https://"),
         ({"webhook": 5}, "webhook", "should be a valid string"),
         ({"webhook": URL + "x" * 2048}, "webhook", "at most 2048 characters"),
