@@ -28,7 +28,7 @@ demo: $(STAMP)
 	@$(BIN)/reduxq demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadgroup --no-loadscope-reorder $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)

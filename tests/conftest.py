@@ -28,22 +28,25 @@ from tests.stack import Stack, upload
 from tests.tls_servers import Names, Pictures
 from tests.yard import Yard
 
-#: What the processes of ``make test`` do not share out, longest first: fixtures that are dear to set up, and files.
-LONG = ("test_simulation", "stack", "test_stack", "bundle", "shared_town")
+#: Files that take long, longest first, and fixtures that make a file take long.
+LONG = ("test_simulation", "test_stack", "stack", "bundle", "shared_town")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a dear fixture, else a file; begin with what takes longest."""
-    order: dict[str, int] = {}
+    """Put what takes long first, so that at the end no process works alone; give every test an id of its own."""
+    items.sort(key=_rank)
     for item in items:
-        dear = [name for name in LONG if name in getattr(item, "fixturenames", ())]
-        group = dear[0] if dear else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-        if item.parent:  # schemathesis names all operations of a test alike, and xdist runs one of a name
-            item._nodeid = f"{item.parent.nodeid}::{item.name}"
-        order[item.nodeid] = LONG.index(group) if group in LONG else len(LONG)
-    items.sort(key=lambda item: order[item.nodeid])
+        if "[" in item.name and item.id.params is None:  # schemathesis: all operations under one id
+            item._id = item.id.with_params(item.name.partition("[")[2].removesuffix("]"))
+    assert len({item.nodeid for item in items}) == len(items)  # of those with one id, xdist runs one
+
+
+def _rank(item: pytest.Item) -> int:
+    return next(
+        (rank for rank, name in enumerate(LONG) if name in {item.path.stem, *getattr(item, "fixturenames", ())}),
+        len(LONG),
+    )
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_keys_are_made_listed_and_ended_in_a_running_stack(up: Up) -> None:
 
 def _output(*arguments: str) -> str:
     process = _reduxq(*arguments, stdout=subprocess.PIPE)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     return output.decode()
 
