@@ -24,12 +24,12 @@ from shared import backlog, dispatch_store, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.egress import Egress
-from shared.errors import NotFound, RecordsUnavailable, Unavailable, UnreadableRecord
+from shared.errors import RecordsUnavailable, Unavailable
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
-from shared.programs import Program, T, connect, run
+from shared.programs import Program, T, connect, run, together
 from shared.queue import Broker
 from shared.settings import Settings
 from shared.startup import start
@@ -116,22 +116,13 @@ class Dispatcher:
 
     def _end(self, job_id: JobId, what: str, change: Program[JobRecord | None]) -> None:
         """Change one record and tell what came of it."""
-        record = self._readable(job_id, change)
+        record = self._run(self._store.or_set_aside(job_id, change))
         if record is None or record.status is JobStatus.RUNNING:
             return
         log.warning(what, job=job_id, attempt=record.attempt, status=record.status)
         if record.failure:
             with suppress(Unavailable):  # monitors must do without
                 self._broker.report_failure(job_id, f"{record.failure.name}: {record.failure.message}")
-
-    def _readable(self, job_id: JobId, program: Program[T]) -> T | None:
-        """Return what a program on one job does; one whose record is gone or cannot be read must not hold up others."""
-        try:
-            return self._run(program)
-        except (NotFound, UnreadableRecord) as error:
-            log.error("set a job aside", job=job_id, reason=error.message)  # noqa: TRY400  the reason says all
-            self._run(self._store.set_aside(job_id))
-            return None
 
     def _repair(self) -> None:
         """Give jobs that no queue holds back to one, and forget what is empty."""
@@ -140,7 +131,7 @@ class Dispatcher:
         strays = self._run(dispatch_store.stray_jobs())
         self._repair_at = self._clock.monotonic() + (REPAIR if len(strays) <= STRAYS else 0)
         for job_id in strays[:STRAYS]:
-            if self._readable(job_id, self._store.adopt(job_id)):
+            if self._run(self._store.or_set_aside(job_id, self._store.adopt(job_id))):
                 log.warning("found a job that no queue held", job=job_id)
         queued = self._run(dispatch_store.backlog())
         self._run(dispatch_store.drop_empty(queue for queue, work in queued.items() if work <= 0))
@@ -155,7 +146,8 @@ class Dispatcher:
         if overdue := self._run(dispatch_store.published_before(now - patience, BATCH)):
             there = self._broker.waiting()
             lost = [job_id for job_id in overdue if job_id not in there]
-            whole = [job_id for job_id in lost if self._readable(job_id, self._store.get(job_id))]
+            look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
+            whole = [record.id for record in self._run(together(look)) if record]
             self._send(self._run(dispatch_store.mark_again(whole, now)), again=True)
 
     def _publish(self) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from shared import assets, dispatch_store, transitions
 from shared.clock import Clock
-from shared.errors import NotFound, ReduxqError, UnreadableRecord
+from shared.errors import ReduxqError
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import TERMINAL, JobRecord
@@ -75,12 +75,8 @@ class Sweeper:
 
     def _erase(self, job_id: JobId) -> JobRecord | None:
         """Have a job's images deleted and return what is left of its record; one that cannot be read is set aside."""
-        try:
-            return self._run(self._store.update(job_id, partial(transitions.erase, now=self._clock.now())))
-        except (NotFound, UnreadableRecord) as error:
-            log.error("set a job aside", job=job_id, reason=error.message)  # noqa: TRY400  the reason says all
-            self._run(self._store.set_aside(job_id))
-            return None
+        erase = partial(transitions.erase, now=self._clock.now())
+        return self._run(self._store.or_set_aside(job_id, self._store.update(job_id, erase)))
 
     def _run(self, program: Program[T]) -> T:
         return run(self._records, program)

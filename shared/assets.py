@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from shared import idempotency
 from shared.idempotency import Once
 from shared.ids import AssetKey, JobId, TeamId, UserId
-from shared.programs import Command, Guard, Program, broken_guard, commit
+from shared.programs import Command, Guard, Program, broken_guard, commit, lowest
 
 #: Sorted sets, by Unix seconds:
 RESERVED: Final = "assets:reserved"  #: keys under which an upload may be stored right now, by the time it began
@@ -115,7 +115,7 @@ def abandon(asset: Asset, now: datetime) -> Program[None]:
 
 def orphaned(until: datetime, limit: int) -> Program[list[AssetKey]]:
     """Return keys that were left before."""
-    keys: list[AssetKey] = yield ("ZRANGE", ORPHANED, "-inf", until.timestamp(), "BYSCORE", "LIMIT", 0, limit)
+    keys: list[AssetKey] = yield lowest(ORPHANED, until.timestamp(), limit)
     return keys
 
 
@@ -144,7 +144,7 @@ def older(index: str, than: datetime, limit: int) -> Program[Sequence[Asset]]:
 
     Keys of which nothing is known, or nothing that can be read, leave the index, so that they hide no others.
     """
-    keys = yield ("ZRANGE", index, "-inf", than.timestamp(), "BYSCORE", "LIMIT", 0, limit)
+    keys = yield lowest(index, than.timestamp(), limit)
     found = []
     for key, text in zip(keys, (yield ("MGET", *map(_place, keys))) if keys else [], strict=True):
         try:

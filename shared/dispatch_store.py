@@ -23,7 +23,7 @@ from shared.job_index import (
     ring,
 )
 from shared.jobs import JobStatus, Lane
-from shared.programs import Bounds, Command, Guard, Program, commit
+from shared.programs import Bounds, Command, Guard, Program, commit, lowest
 
 WORKERS: Final = "workers"  #: set of names of workers that were seen and may be gone
 LEADER: Final = "dispatcher:leader"
@@ -124,7 +124,7 @@ def published_count() -> Program[int]:
 
 def published_before(seconds: float, limit: int) -> Program[list[JobId]]:
     """Return queued jobs whose message went out before the server's time ``seconds``."""
-    jobs: list[JobId] = yield ("ZRANGE", PUBLISHED, "-inf", seconds, "BYSCORE", "LIMIT", 0, limit)
+    jobs: list[JobId] = yield lowest(PUBLISHED, seconds, limit)
     return jobs
 
 
@@ -211,21 +211,20 @@ def stray_jobs() -> Program[list[JobId]]:
 
 def expiring(until: datetime, limit: int) -> Program[list[JobId]]:
     """Return jobs whose deadline has passed."""
-    jobs: list[JobId] = yield ("ZRANGE", EXPIRING, "-inf", until.timestamp(), "BYSCORE", "LIMIT", 0, limit)
+    jobs: list[JobId] = yield lowest(EXPIRING, until.timestamp(), limit)
     return jobs
 
 
 def accepted_before(status: JobStatus, until: datetime, limit: int) -> Program[list[JobId]]:
     """Return jobs of one status that were accepted before."""
     most = int(until.timestamp() * 1e6)
-    jobs: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, status), "-inf", most, "BYSCORE", "LIMIT", 0, limit)
+    jobs: list[JobId] = yield lowest(index(EVERYWHERE, status), most, limit)
     return jobs
 
 
 def due_deliveries(until: datetime, limit: int) -> Program[list[tuple[str, float]]]:
     """Return webhook calls that are due, each as :func:`shared.job_index.delivery_name` says, with its time."""
-    span = ("-inf", until.timestamp(), "BYSCORE", "LIMIT", 0, limit, "WITHSCORES")
-    rows = yield ("ZRANGE", DELIVERIES, *span)
+    rows = yield (*lowest(DELIVERIES, until.timestamp(), limit), "WITHSCORES")
     return [(name, float(due)) for name, due in rows]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
+import structlog
 from pydantic import ValidationError
 
 from shared import backlog, idempotency, teams
@@ -34,8 +35,10 @@ from shared.job_index import (
     take_lease,
 )
 from shared.jobs import JobRecord, JobStatus
-from shared.programs import Bounds, Guard, Program, broken_guard, commit, together
+from shared.programs import Bounds, Guard, Program, T, broken_guard, commit, together
 from shared.transitions import Transition
+
+log = structlog.get_logger(__name__)
 
 ROOM: Final = 10  #: seconds until a team with too many open jobs may try again
 
@@ -230,11 +233,19 @@ class JobStore:
         ]
         return (yield from commit(stray, [*adopted(record), *ring()]))
 
-    def set_aside(self, job_id: JobId) -> Program[None]:
-        """Keep a job whose record cannot be read from taking the room of others, until it can be."""
+    def or_set_aside(self, job_id: JobId, program: Program[T]) -> Program[T | None]:
+        """Do what a program does with one job; set the job aside, and return None, if its record is gone or unreadable.
+
+        So it takes no room of others, until it can be read.
+        """
+        try:
+            return (yield from program)
+        except (NotFound, UnreadableRecord) as error:
+            log.error("set a job aside", job=job_id, reason=error.message)  # noqa: TRY400  the reason says all
         places = [index(EVERYWHERE, status) for status in JobStatus]
         gone = [("ZREM", name, job_id) for name in (*places, PUBLISHED, EXPIRING)]
         yield from commit([], [*gone, ("ZADD", UNREADABLE, 0, job_id)])
+        return None
 
     def forget(self, record: JobRecord) -> Program[None]:
         """Forget a job that has ended, unless it changed meanwhile."""

@@ -93,6 +93,11 @@ def _commands(step: Step) -> list[Command]:
     return step if isinstance(step, list) else [step]
 
 
+def lowest(index: str, most: float, limit: int) -> Command:
+    """Return the command that reads a sorted set's members with a score up to ``most``, the lowest first."""
+    return ("ZRANGE", index, "-inf", most, "BYSCORE", "LIMIT", 0, limit)
+
+
 def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[bool]:
     """Apply the effects atomically if every guard holds; return whether they were."""
     return (yield from broken_guard(guards, effects)) is None

@@ -130,7 +130,7 @@ def retry(record: JobRecord, *, now: datetime) -> JobRecord:
         flagged=(),
         timings={},
         max_queue=None,
-        deliveries=tuple(told for told in record.deliveries if told.event is not WebhookEvent.FINISHED),
+        deliveries=_others(record, WebhookEvent.FINISHED),
     )
     return _moved(fresh, JobStatus.QUEUED, now)
 
@@ -226,8 +226,11 @@ def _telling(record: JobRecord, event: WebhookEvent, now: datetime) -> JobRecord
     """Have the job's webhook told of an event, if it wants to be."""
     if record.webhook is None or event not in record.webhook.events:
         return record
-    others = tuple(delivery for delivery in record.deliveries if delivery.event is not event)
-    return _changed(record, deliveries=(*others, Delivery(event=event, at=now, next_at=now)))
+    return _changed(record, deliveries=(*_others(record, event), Delivery(event=event, at=now, next_at=now)))
+
+
+def _others(record: JobRecord, event: WebhookEvent) -> tuple[Delivery, ...]:
+    return tuple(delivery for delivery in record.deliveries if delivery.event is not event)
 
 
 def _moved(record: JobRecord, status: JobStatus, now: datetime) -> JobRecord:
