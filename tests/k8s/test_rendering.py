@@ -1,0 +1,47 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.k8s.__main__ import ALERTS, RULES, prometheus_rule
+from tests.k8s.rendering import OVERLAYS, kubectl, kustomize, named, render
+from tests.servers import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    return shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_renders_alike_each_time_and_anywhere(overlay: str, copied: Path) -> None:
+    assert render(ROOT / "k8s" / "overlays" / overlay) == render(copied / "overlays" / overlay)
+
+
+@pytest.mark.skipif(not kubectl(), reason="there is no kubectl, and no registry of packages offers one")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubectl_renders_what_kustomize_does(overlay: str) -> None:
+    folder = ROOT / "k8s" / "overlays" / overlay
+    assert render(folder, kubectl()) == render(folder, kustomize())
+
+
+def test_scaling_and_monitoring_go_together_as_the_readme_says(copied: Path) -> None:
+    example = (ROOT / "k8s" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    own = copied / "overlays" / "own"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(example)
+    objects = list(yaml.safe_load_all(render(own)))
+    assert {"ScaledObject", "ServiceMonitor", "PrometheusRule"} <= {each["kind"] for each in objects}
+    (settings,) = (each["data"] for name, each in named(objects, "ConfigMap").items() if name.startswith("settings-"))
+    assert settings["REDUXQ_STORAGE__BUCKET"] == "pictures"
+    images = {
+        pod["spec"]["template"]["spec"]["containers"][0]["image"] for pod in named(objects, "Deployment").values()
+    }
+    assert images == {"registry.example.com/reduxq-api:0.1.0", "registry.example.com/reduxq-worker:0.1.0"}
+
+
+def test_prometheus_operator_gets_the_rules_that_prometheus_gets() -> None:
+    assert RULES.read_text() == prometheus_rule(ALERTS), "run python -m tests.k8s"
