@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -90,7 +91,7 @@ def body(asset: str, flag: str) -> bytes:
 
 
 @contextmanager
-def ours(folder: Path) -> Iterator[Side]:
+def ours(folder: Path, *, apis: int) -> Iterator[Side]:
     """Run the service without a worker; one is announced that can hold any number of jobs."""
     with ExitStack() as living:
         ground = Ground(folder, living)
@@ -101,10 +102,10 @@ def ours(folder: Path) -> Iterator[Side]:
             records.hset(place, mapping=dict.fromkeys(("credit", "credit_limit", "credit_left"), ENDLESS))
         life = dispatch_store.WorkerLife(slots=ENDLESS, speed=0)
         run(records, dispatch_store.announce_worker("bench", life, timedelta(days=1)))
-        url = living.enter_context(servers.api(folder, environment))
+        urls = [living.enter_context(servers.api(folder, environment)) for _ in range(apis)]
         dispatcher = [sys.executable, "-m", "api.dispatcher"]
         living.enter_context(servers.process(dispatcher, folder / "dispatcher.log", environment))
-        client = living.enter_context(httpx.Client(base_url=url, headers={"API-KEY": key}))
+        client = living.enter_context(httpx.Client(base_url=urls[0], headers={"API-KEY": key}))
         uploaded = client.post("/api/assets", files={"asset": encoded(picture(), "PNG")})
         head = f"POST /api/features HTTP/1.1\r\nAPI-KEY: {key}\r\nIdempotency-Key: {{run}}-{{number}}\r\n"
         wanted = body(uploaded.json()["asset"]["key"], "async")
@@ -114,7 +115,7 @@ def ours(folder: Path) -> Iterator[Side]:
             before = records.zcard(ALL)
             with watched(broker) as seen:
                 began = time.perf_counter()
-                load = drive(Load(url, head.replace("{run}", str(uuid4())), wanted, CALLERS, seconds))
+                load = drive(Load(urls, head.replace("{run}", str(uuid4())), wanted, CALLERS, seconds))
                 assert not load.refused, load.refused[0]
                 servers.wait_until(lambda: broker.llen(QUEUE) == len(load.latencies), 60)
                 side.note(began, load.latencies)
@@ -196,7 +197,7 @@ def bentoml(folder: Path) -> Iterator[Side]:
 
         def play(side: Side, seconds: float) -> None:
             began = time.perf_counter()
-            load = drive(Load(url, "POST /vary/submit HTTP/1.1\r\n", wanted, CALLERS, seconds))
+            load = drive(Load([url], "POST /vary/submit HTTP/1.1\r\n", wanted, CALLERS, seconds))
             assert not load.refused, load.refused[0]
             side.note(began, load.latencies)
 
@@ -212,10 +213,14 @@ def used() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60, help="for each side")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--apis", type=int, default=1, help="processes of the API, as replicas behind a balancer")
+    chosen = parser.parse_args()
+    seconds = chosen.seconds
     rounds = max(1, round(seconds / ROUND))
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        sides = [stack.enter_context(side(Path(name))) for side in (ours, apply_async, bentoml)]
+        sides = [
+            stack.enter_context(side(Path(name))) for side in (partial(ours, apis=chosen.apis), apply_async, bentoml)
+        ]
         for side in sides:
             side.play(Side("", side.play), 1)  # to warm it up
         before, spent = used(), dict[str, float]()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass
 class Load:
-    """What so many callers are to ask of a server, and how it went."""
+    """What so many callers are to ask of servers, who share them, and how it went."""
 
-    url: str
+    urls: list[str]
     head: str  #: the request's first line and headers, each with its line end, without those of body and host
     body: bytes
     callers: int
@@ -71,9 +72,9 @@ class Caller(asyncio.Protocol):
 
 
 async def _drive(load: Load) -> None:
-    address = urlsplit(load.url)
+    addresses = [urlsplit(url) for url in load.urls]
     number = 0
-    fixed = f"Host: {address.netloc}\r\nContent-Type: application/json\r\nContent-Length: {len(load.body)}\r\n\r\n"
+    fixed = f"Host: {addresses[0].netloc}\r\nContent-Type: application/json\r\nContent-Length: {len(load.body)}\r\n\r\n"
 
     def next_head() -> str:
         nonlocal number
@@ -83,7 +84,7 @@ async def _drive(load: Load) -> None:
     loop = asyncio.get_running_loop()
     load.until = time.perf_counter() + load.seconds
     ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(load.callers)]
-    for end in ends:
+    for end, address in zip(ends, cycle(addresses)):
         await loop.create_connection(partial(Caller, load, next_head, end), str(address.hostname), address.port or 80)
     await asyncio.gather(*ends)
 

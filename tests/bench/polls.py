@@ -58,7 +58,7 @@ def service(folder: Path, living: ExitStack, *, full: bool) -> Load:
         asset = client.post("/api/assets", files={"asset": encoded(picture(), "PNG")}).json()["asset"]["key"]
         submitted = client.post("/api/features", content=body(asset, "async"))
         uuid = submitted.json()["aiRecord"]["uuid"]
-    return Load(url, f"GET /api/results/{uuid} HTTP/1.1\r\nAPI-KEY: {key}\r\n", b"", 1, SECONDS)
+    return Load([url], f"GET /api/results/{uuid} HTTP/1.1\r\nAPI-KEY: {key}\r\n", b"", 1, SECONDS)
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""How long a preview waits while large jobs of another team take every slot, and more of them queue.
+
+Previews come over HTTP one after another, each when the one before has ended, as somebody sends them who tries things
+out. Everything is real but the model, which sleeps for each step, as long for a preview's as for a large one's. Beside
+it the same without room for previews: they go first of all that wait, and wait for a slot. Run by ``make bench``.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from shared.ids import JobId
+from shared.jobs import JobStatus
+from shared.keys import create_key
+from shared.programs import run
+from tests import servers
+from tests.samples import encoded, picture
+from tests.stack import feature, upload
+from tests.yard import Yard
+
+PREVIEWS, LARGE = 40, 20
+ROOM = (2, 0)  #: previews that a worker takes besides
+PACE = 0.125  #: seconds for a step: 3.5 s for 28 of them, the goal for an H200 at 1 megapixel
+GOAL = 2.0  #: seconds, the 99th percentile
+SEED = 1000  #: of the first preview
+
+
+class Wait(NamedTuple):
+    """Seconds from a preview's acceptance."""
+
+    claim: float  #: until a worker has it
+    step: float  #: until its first step begins
+
+
+class Bench:
+    """One worker, and clients of two teams."""
+
+    def __init__(self, folder: Path, living: ExitStack, room: int, pace: float) -> None:
+        self.yard = Yard(folder, living)
+        url = living.enter_context(servers.api(folder, self.yard.environment))
+        self.yard.worker("one", pace=pace, previews=room)
+        keys = [run(self.yard.records, create_key(team, "somebody")) for team in ("batch", "studio")]
+        clients = [httpx.Client(base_url=url, headers={"API-KEY": key}, timeout=60) for key in keys]
+        self._batch, self._studio = (living.enter_context(client) for client in clients)
+        self._sources = [upload(client, encoded(picture(), "PNG"))["key"] for client in clients]
+        self.large: list[JobId] = []
+
+    def keep_waiting(self, count: int) -> None:
+        """Let so many large jobs wait."""
+        for _ in range(count - sum(not self.yard.stored(job_id).started_at for job_id in self.large)):
+            job = feature(self._batch, self._sources[0], megapixels="1", num_inference_steps=28)
+            self.large.append(job["uuid"])
+
+    def preview(self, seed: int) -> Wait:
+        uuid = feature(self._studio, self._sources[1], num_inference_steps=4, seed=seed)["uuid"]
+        job = self.yard.wait_for(uuid, JobStatus.SUCCEEDED, seconds=60)
+        assert job.started_at
+        begun = next(line for line in self.yard.log("one").splitlines() if line.startswith(f"begin {seed} "))
+        accepted = job.created_at.timestamp()
+        return Wait(job.started_at.timestamp() - accepted, float(begun.split()[2]) - accepted)
+
+    def finished(self) -> int:
+        return sum(self.yard.stored(job_id).status is JobStatus.SUCCEEDED for job_id in self.large)
+
+
+def measure(room: int, previews: int, large: int, pace: float) -> None:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as living:
+        bench, waits = Bench(Path(folder), living, room, pace), list[Wait]()
+        bench.keep_waiting(large)
+        bench.yard.denoising("one")
+        began, before = time.monotonic(), bench.finished()
+        for number in range(previews):
+            bench.keep_waiting(large)
+            waits.append(bench.preview(SEED + number))
+            time.sleep(random.uniform(0, 2 * pace))
+        minutes = (time.monotonic() - began) / 60
+        done = (bench.finished() - before) / minutes
+    print(f"room for {room} previews besides; meanwhile {done:.0f} large jobs a minute")
+    for what, seconds in zip(("a worker has it", "its first step"), zip(*waits, strict=True), strict=True):
+        cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+        print(f"{cuts[49]:8.3f} s median {cuts[98]:8.3f} s p99 {max(seconds):8.3f} s most, until {what}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.previews", description=__doc__)
+    parser.add_argument("--previews", type=int, default=PREVIEWS)
+    parser.add_argument("--large", type=int, default=LARGE, help="jobs that wait all the time")
+    parser.add_argument("--pace", type=float, default=PACE, help="seconds for a step")
+    chosen = parser.parse_args()
+    print(f"{chosen.previews} previews beside {chosen.large} large jobs that wait; goal: p99 {GOAL:g} s")
+    for room in ROOM:
+        measure(room, chosen.previews, chosen.large, chosen.pace)
+
+
+if __name__ == "__main__":
+    main()
