@@ -7,8 +7,8 @@ from starlette.requests import Request
 
 from api.services import services_of
 from shared.errors import Unauthorized
-from shared.keys import ApiKey, check_key
-from shared.limits import count_request
+from shared.keys import ApiKey
+from shared.limits import admit
 
 
 async def authenticate(request: Request) -> ApiKey:
@@ -23,9 +23,7 @@ async def authenticate(request: Request) -> ApiKey:
     if not sent:
         raise Unauthorized("The API key is missing; send it in the header API-KEY or as Authorization: Bearer <key>")
     services = services_of(request)
-    key = await services.run(check_key(sent))
-    await services.run(count_request(key.id, services.settings.teams.requests_per_minute))
-    return key
+    return await services.run(admit(sent, services.settings.teams.requests_per_minute, services.known_keys))
 
 
 Caller = Annotated[ApiKey, Depends(authenticate)]

@@ -3,6 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from shared.backlog import LANES
 from shared.dispatch_store import Shares, Waiting
@@ -11,32 +12,45 @@ from shared.job_index import Queue
 from shared.jobs import Lane
 
 
-def window(*, slots: int, running: int, under_way: int, headroom: int) -> int:
-    """Return how many more messages may be published.
+class Room(NamedTuple):
+    """How many jobs find room."""
+
+    slots: int  #: of any lane
+    previews: int  #: besides
+
+
+def window(workers: Room, *, others: int, previews: int, headroom: int) -> Room:
+    """Return for how many more jobs messages may be published.
 
     Args:
-        slots: Jobs that all living workers can hold; with none nothing is published.
-        running: Jobs held now.
-        under_way: Jobs published and not yet claimed.
-        headroom: Messages beyond the free slots, so that none waits for the dispatcher.
+        workers: What all living workers can hold; with nothing published if there is none.
+        others: Jobs held now, or published and not yet claimed, that are no previews.
+        previews: Those that are; if they are more than their own room holds, they take that of others.
+        headroom: Messages beyond the free room of either kind, so that none waits for the dispatcher.
     """
-    return max(0, slots + headroom - running - under_way) if slots else 0
+    if not any(workers):
+        return Room(0, 0)
+    own = workers.previews + headroom if workers.previews else 0
+    in_slots = others + max(0, previews - own)
+    return Room(max(0, workers.slots + headroom - in_slots), max(0, own - previews))
 
 
 def choose(
-    waiting: Sequence[Waiting], given: Shares, *, count: int, now_us: int, ageing: timedelta
+    waiting: Sequence[Waiting], given: Shares, *, room: Room, now_us: int, ageing: timedelta
 ) -> tuple[list[Waiting], Shares]:
     """Return the next jobs to publish, in order, and how the work is shared with them.
 
+    A preview finds room besides if there is any left, or else among the others.
     Lanes go in their order, and a job moves up one lane for each ``ageing`` that it has waited. Within a lane the team
     goes first that was given least; then the older job. What teams were given is measured in virtual time, so that one
     that comes back after a pause begins beside the others instead of catching up (start-time fair queueing: Goyal,
     Vin, Cheng, 1996).
 
     Args:
-        waiting: The oldest jobs of each queue, each queue's in order; one more than ``count`` if there are so many.
+        waiting: The oldest jobs of each queue, each queue's in order; one more than find room if there are so many, and
+            previews alone if no others do.
         given: How the work was shared so far.
-        count: How many jobs at most.
+        room: How many jobs at most.
         now_us: The time in microseconds.
         ageing: See above.
     """
@@ -44,6 +58,7 @@ def choose(
     for job in waiting:
         queues[job.queue].append(job)
     clock, shares = given.clock, dict(given.teams)
+    slots, besides = room
     chosen: list[Waiting] = []
 
     def turn(job: Waiting) -> tuple[int, int, int, str]:
@@ -54,14 +69,19 @@ def choose(
     def _start(team_id: TeamId) -> int:
         return max(clock, shares.get(team_id, 0))
 
-    while queues and len(chosen) < count:
-        queue = min(queues, key=lambda queue: turn(queues[queue][0]))
+    while fitting := [queue for queue in queues if slots or (besides and queue.lane is Lane.PREVIEW)]:
+        queue = min(fitting, key=lambda queue: turn(queues[queue][0]))
         job = queues[queue].popleft()
+        if besides and queue.lane is Lane.PREVIEW:
+            besides -= 1
+        else:
+            slots -= 1
         chosen.append(job)
         shares[queue.team_id] = _start(queue.team_id) + job.work
         if not queues[queue]:
             del queues[queue]
         # As long as anybody waits, the clock is the share of who was given least; low jobs hold nobody's back.
         rivals = [other for other in queues if other.lane is not Lane.LOW] or list(queues)
-        clock = max(clock, min((_start(other.team_id) for other in rivals), default=shares[queue.team_id]))
+        if room.slots:  # or else nobody knows who waits
+            clock = max(clock, min((_start(other.team_id) for other in rivals), default=shares[queue.team_id]))
     return chosen, Shares(clock, shares)

@@ -7,30 +7,39 @@ lead acts. Whatever it forgets at a crash it reads again from the records.
 
 import signal
 import socket
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from statistics import fmean
 from threading import Event, Thread
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import redis
 import structlog
+from prometheus_client import REGISTRY
 
-from api.dispatch_policy import choose, window
+from api import dispatch_metrics
+from api.dispatch_metrics import Standing
+from api.dispatch_policy import Room, choose, window
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
 from shared import backlog, dispatch_store, transitions
-from shared.backlog import Backlog
+from shared.backlog import LANES, Backlog
 from shared.clock import Clock
+from shared.completions import BLOCK, follow_endings
+from shared.dispatch_store import WorkerLife
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
+from shared.heartbeat import heartbeat
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import JobRecord, JobStatus
+from shared.jobs import JobRecord, JobStatus, Lane
+from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, connect, run, together
-from shared.queue import Broker
+from shared.queue import PREVIEWS, QUEUE, Broker
 from shared.settings import Settings
 from shared.startup import start
 
@@ -38,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 LEAD: Final = timedelta(seconds=2)  #: a silent leader is replaced after this
 ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when nobody rings
+GATHER: Final = 0.02  #: seconds between two looks in a rush: what is accepted meanwhile goes out in one go
+RUSH: Final = 4  #: jobs that go out in one round; with fewer each is worth a look of its own
 PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
 TELL: Final = 1.0  #: seconds between two accounts of what waits
 REPAIR: Final = 60.0  #: seconds between two looks for jobs that no queue holds
@@ -54,8 +65,10 @@ class Dispatcher:
         self._broker = broker
         self._clock = clock
         self._store = JobStore(settings.jobs.lease_seconds)
+        self._beat = heartbeat(settings.dispatcher.heartbeat_file)
         self.name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._server_run = ""
+        self._sent = 0  #: messages of this round
         self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
         self._tell_at = self._repair_at = 0.0  #: monotonic
 
@@ -64,6 +77,7 @@ class Dispatcher:
         while not stop.is_set():
             try:
                 if self.round():
+                    self._clock.wait(stop, GATHER if self._sent >= RUSH else 0)
                     self._run(dispatch_store.wait_for_ring(ROUND))
                 else:
                     self._clock.wait(stop, ROUND.total_seconds())  # the doorbell is the leader's
@@ -78,51 +92,68 @@ class Dispatcher:
 
     def round(self) -> bool:
         """Do once all there is to do, if this dispatcher leads; return whether it does."""
+        self._sent = 0
         try:
             if not self._run(dispatch_store.lead(self.name, LEAD)):
                 self._server_run = ""  # a new leader begins with one quiet lease
                 return False
-            if self._leases_can_be_trusted():
-                self._take_back_lost_jobs()
-            self._end_late_jobs()
+            now = self._clock.now()
+            look: list[Program[Any]] = [
+                dispatch_store.server_run(),
+                # In this order a job that is claimed in between counts twice, and never not at all.
+                dispatch_store.published_count(),
+                self._store.running(),
+                dispatch_store.living_workers(),
+                dispatch_store.expiring(now, BATCH),
+            ]
+            server_run, under_way, (running, lost), lives, late = self._run(together(look))
+            if self._leases_can_be_trusted(server_run):
+                self._take_back_lost_jobs(lost)
+            self._end_late_jobs(late, now)
             self._repair()
-            self._publish()
-            self._publish_again()
+            self._publish(lives.values(), under_way, running)
+            self._publish_again(besides=any(life.previews for life in lives.values()))
         except RecordsUnavailable:
             self._server_run = ""
             raise
         return True
 
-    def _leases_can_be_trusted(self) -> bool:
+    def _leases_can_be_trusted(self, server_run: str) -> bool:
         """Say whether the records server has been up for one lease, so that a missing lease means a lost worker."""
-        server_run = self._run(dispatch_store.server_run())
         if server_run != self._server_run:
             self._server_run = server_run
             self._quiet_until = self._clock.monotonic() + self._settings.jobs.lease_seconds.total_seconds()
         return self._clock.monotonic() >= self._quiet_until
 
-    def _take_back_lost_jobs(self) -> None:
+    def _take_back_lost_jobs(self, lost: list[JobId]) -> None:
         limit = self._settings.jobs.max_failed_attempts
-        _, lost = self._run(self._store.running())
         for job_id in lost:
             lose = partial(_lose, limit=limit, now=self._clock.now())
-            self._end(job_id, "took back a job", self._store.take_back(job_id, lose))
+            if self._end(job_id, "took back a job", self._store.take_back(job_id, lose)):
+                dispatch_metrics.EXPIRED.inc()
 
-    def _end_late_jobs(self) -> None:
-        now = self._clock.now()
-        for job_id in self._run(dispatch_store.expiring(now, BATCH)):
+    def _end_late_jobs(self, late: list[JobId], now: datetime) -> None:
+        for job_id in late:
             expire = partial(transitions.expire, now=now)
             self._end(job_id, "ended a late job", self._store.update(job_id, expire))
 
-    def _end(self, job_id: JobId, what: str, change: Program[JobRecord | None]) -> None:
-        """Change one record and tell what came of it."""
+    def count_ended(self, job_id: JobId) -> None:
+        """Tell Prometheus of a job that ended, if this dispatcher leads: the others hear of it too."""
+        if run(self._records, dispatch_store.leader()) == self.name:
+            record = run(self._records, self._store.or_set_aside(job_id, self._store.get(job_id)))
+            if record:
+                dispatch_metrics.ended(record)
+
+    def _end(self, job_id: JobId, what: str, change: Program[JobRecord | None]) -> bool:
+        """Change one record and tell what came of it; return whether it changed."""
         record = self._run(self._store.or_set_aside(job_id, change))
         if record is None or record.status is JobStatus.RUNNING:
-            return
+            return False
         log.warning(what, job=job_id, attempt=record.attempt, status=record.status)
         if record.failure:
             with suppress(Unavailable):  # monitors must do without
                 self._broker.report_failure(job_id, f"{record.failure.name}: {record.failure.message}")
+        return True
 
     def _repair(self) -> None:
         """Give jobs that no queue holds back to one, and forget what is empty."""
@@ -139,48 +170,60 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self) -> None:
+    def _publish_again(self, *, besides: bool) -> None:
         """Send the messages again that were sent a while ago and that neither the broker nor a worker has."""
-        now = self._run(dispatch_store.server_seconds())
-        patience = self._settings.dispatcher.republish_seconds.total_seconds()
-        if overdue := self._run(dispatch_store.published_before(now - patience, BATCH)):
+        patience = self._settings.dispatcher.republish_seconds
+        now, overdue = self._run(dispatch_store.overdue(patience, BATCH))
+        if overdue:
             there = self._broker.waiting()
             lost = [job_id for job_id in overdue if job_id not in there]
             look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
-            whole = [record.id for record in self._run(together(look)) if record]
-            self._send(self._run(dispatch_store.mark_again(whole, now)), again=True)
+            whole = [record for record in self._run(together(look)) if record]
+            previews = {record.id for record in whole if besides and record.lane is Lane.PREVIEW}
+            again = self._run(dispatch_store.mark_again([record.id for record in whole], now))
+            self._send(again, previews, again=True)
+            dispatch_metrics.REPUBLISHED.inc(len(again))
 
-    def _publish(self) -> None:
-        lives = self._run(dispatch_store.living_workers()).values()
-        # In this order a job that is claimed in between counts twice, and never not at all.
-        under_way = self._run(dispatch_store.published_count())
-        running, _ = self._run(self._store.running())  # those of dead workers take nobody's room
+    def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
+        told = [life.speed for life in lives if life.speed]
+        speed = fmean(told) * len(lives) if told else 0.0  # who has run no job yet is as fast as the others
         state = Backlog(
             published=under_way,
-            running=len(running),
+            running=len(running),  # those of dead workers take nobody's room
             workers=len(lives),
             slots=sum(life.slots for life in lives),
-            speed=sum(life.speed for life in lives),
+            speed=speed,
         )
         self._tell(state, running)
         rules = self._settings.dispatcher
-        count = window(slots=state.slots, running=len(running), under_way=under_way, headroom=rules.headroom)
-        if count:
-            queues = list(self._run(dispatch_store.backlog()))
-            count = min(count, BATCH)
-            waiting = self._run(dispatch_store.waiting(queues, count + 1))
-            shares, now_us = self._run(dispatch_store.shares()), int(self._clock.now().timestamp() * 1e6)
-            batch, given = choose(waiting, shares, count=count, now_us=now_us, ageing=rules.ageing_seconds)
-            now = self._run(dispatch_store.server_seconds())
+        taken, workers = under_way + len(running), Room(state.slots, sum(life.previews for life in lives))
+        previews = self._run(dispatch_store.previews_under_way(running)) if workers.previews else 0
+        free = window(workers, others=taken - previews, previews=previews, headroom=rules.headroom)
+        room = Room(*(min(each, BATCH) for each in free))
+        if any(room):
+            heads: list[Program[Any]] = [
+                dispatch_store.waiting(LANES if room.slots else {Lane.PREVIEW}, sum(room) + 1),
+                dispatch_store.shares(),
+                dispatch_store.server_seconds(),
+            ]
+            waiting, shares, now = self._run(together(heads))
+            now_us = int(self._clock.now().timestamp() * 1e6)
+            batch, given = choose(waiting, shares, room=room, now_us=now_us, ageing=rules.ageing_seconds)
             # Marked first: a claim removes the mark, and must find it there.
             marked = self._run(dispatch_store.mark_published(batch, given, now)) if batch else False
             if marked:
-                self._send([job.job_id for job in batch], again=False)
+                besides = [job.job_id for job in batch if job.queue.lane is Lane.PREVIEW][: room.previews]
+                self._send([job.job_id for job in batch], besides, again=False)
 
-    def _send(self, jobs: list[JobId], *, again: bool) -> None:
-        if jobs:
-            self._broker.publish(jobs)
-            log.info("published", jobs=jobs, again=again)
+    def _send(self, jobs: list[JobId], previews: Collection[JobId], *, again: bool) -> None:
+        """Publish jobs; those among the ``previews`` where busy workers take them too."""
+        besides = [job_id for job_id in jobs if job_id in previews]
+        others = [job_id for job_id in jobs if job_id not in previews]
+        self._sent += len(jobs)
+        for queue, own in ((PREVIEWS, besides), (QUEUE, others)):
+            if own:
+                self._broker.publish(own, queue)
+                log.info("published", jobs=own, queue=queue, again=again)
 
     def _tell(self, state: Backlog, running: list[JobId]) -> None:
         """Tell what waits, for queue positions, estimates and scaling."""
@@ -194,6 +237,7 @@ class Dispatcher:
         self._run(backlog.put(state.model_copy(update={"waiting": waiting, "running_work": work})))
 
     def _run(self, program: Program[T]) -> T:
+        self._beat()
         return run(self._records, program)
 
 
@@ -210,9 +254,15 @@ def dispatch(settings: Settings) -> None:
     records, objects = connect(settings.records.url.get_secret_value()), ObjectStore(settings.storage)
     dispatcher = Dispatcher(settings, records, Broker(settings.broker.url.get_secret_value()), clock)
     sweeper = Sweeper(settings, records, objects, clock)
+    standing = Standing(records, settings)
+    REGISTRY.register(standing)
+    serve(settings.dispatcher.metrics_port, scale=standing.scale)
     deliverer = Deliverer(settings, records, Egress(settings.egress), objects, clock)
     Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
     Thread(target=deliverer.run, args=(stop,), name="webhooks", daemon=True).start()
+    patient = connect(settings.records.url.get_secret_value(), timeout=2 * BLOCK)
+    following = (patient, dispatcher.count_ended, clock, stop)
+    Thread(target=follow_endings, args=following, name="endings", daemon=True).start()
     dispatcher.run(stop)
 
 

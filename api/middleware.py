@@ -9,6 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.metrics import ANSWERS
 from shared.errors import UploadTooLarge
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ class RequestId:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
                 seconds, status = round(time.monotonic() - began, 3), int(message["status"])
                 # Never the query: it may be a presigned link's, which opens without a key.
+                ANSWERS.labels(status).inc()
                 log.info("answered", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
             await send(message)
 

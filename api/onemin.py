@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from pydantic_core import from_json
-from starlette.responses import RedirectResponse
+from pydantic_core import from_json, to_json
+from starlette.responses import RedirectResponse, Response
 
 from api.auth import Caller, authenticate
 from api.deletion import delete_asset
@@ -26,6 +26,12 @@ from shared.teams import TeamUser, get_user
 router = APIRouter(tags=["1min.ai"])
 
 
+@router.post("/api/features")  # first, for it is asked most
+async def create_feature(request: Request, caller: Caller) -> Response:
+    """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
+    return await vary(request, caller, await json_body(request))
+
+
 @router.post("/api/assets")
 async def create_asset(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Store the image in the multipart field ``asset``."""
@@ -37,12 +43,6 @@ async def remove_asset(key: str, caller: Caller, services: ServicesDep) -> dict[
     """Delete an uploaded image; its key stays taken."""
     asset = await delete_asset(services, caller, AssetKey(key))
     return {"asset": {"key": asset.key, "deletedAt": asset.deleted_at and instant(asset.deleted_at)}}
-
-
-@router.post("/api/features")
-async def create_feature(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
-    """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
-    return await vary(request, caller, services, await json_body(request))
 
 
 @router.get("/models")
@@ -79,14 +79,16 @@ async def keep(request: Request, caller: ApiKey, services: Services, upload: Upl
     return asset_answer(asset, upload.name, services.objects)
 
 
-async def vary(request: Request, caller: ApiKey, services: Services, body: Any) -> dict[str, Any]:
+async def vary(request: Request, caller: ApiKey, body: Any) -> Response:
     """Answer an ``IMAGE_VARIATOR`` body with its job's record."""
+    services = services_of(request)
     wait = services.settings.api.wait_seconds
     draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
     once = once_of(request, caller, fingerprint("features", body))
     job = await submit(services, caller, draft, named_source(services, caller, reference, once), once)
     found = await outcome(services, caller, job, draft.wait)
-    return ai_record(found, await _payer(services, job, found), services.objects)
+    answer = ai_record(found, await _payer(services, job, found), services.objects)
+    return Response(to_json(answer), media_type="application/json")
 
 
 async def _payer(services: Services, job: Accepted, found: Report) -> TeamUser:

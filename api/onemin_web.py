@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from api.auth import Caller
 from api.onemin import json_body, keep, keep_form, vary
@@ -53,9 +53,9 @@ async def create_asset(request: Request, caller: Caller, services: ServicesDep) 
 
 
 @teams.post("/features")
-async def create_feature(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
+async def create_feature(request: Request, caller: Caller) -> Response:
     """As ``POST /api/features``."""
-    return await vary(request, caller, services, await json_body(request))
+    return await vary(request, caller, await json_body(request))
 
 
 router.include_router(teams)

@@ -184,6 +184,7 @@ def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
         "create_variation": Operation(("Images", "ImageLinks"), form, (*JOB, *ended), header="x-job-id"),
         "list_names": Operation(("ModelNames",)),
         "health": Operation(("Health",), public=True),
+        "ready": Operation(("Readiness",), public=True),
     }
 
 
@@ -208,7 +209,7 @@ def _answered(operation: Operation, examples: Mapping[str, Any]) -> dict[str, An
         schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0]
         answer["content"] = {operation.media_type: {"schema": schema, "examples": shown}}
     answers = {str(operation.status): answer}
-    if "Health" in operation.answers:
+    if "Readiness" in operation.answers:
         answers["503"] = answer | {"description": "A server that it stands on does not answer"}
     if operation.media_type == EVENTS:
         answers["204"] = {"description": "The event in Last-Event-ID was the last", "headers": _headers()}

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from shared.metrics import serve as serve_metrics
 from shared.settings import Settings
 
 GARBAGE: Final = 20_000  #: new containers before Python looks for cycles among them
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM."""
+    serve_metrics(settings.api.metrics_port)
     app = create_app(settings)
     host, port = settings.api.host, settings.api.port
     # What lives as long as the process is never garbage; a request's own survive the default's 700 allocations.

@@ -1,8 +1,9 @@
 """What the API's routes work with, built once by the composition root."""
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from api.waiting import Completions
 from shared.clock import Clock
 from shared.egress import Egress
+from shared.ids import KeyId
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore
 from shared.programs import AsyncClient, Program, T, run_async
@@ -30,6 +32,8 @@ class Services:
     clock: Clock
     decoders: CapacityLimiter  #: images decoded at the same time
     fetchers: CapacityLimiter  #: images fetched from elsewhere and not yet checked, at the same time
+    looks: "dict[str, asyncio.Task[dict[str, Any] | None]]" = field(default_factory=dict)  #: for :mod:`api.health`
+    known_keys: dict[str, KeyId] = field(default_factory=dict)  #: for :func:`shared.limits.admit`
 
     async def run(self, program: Program[T]) -> T:
         """Run a store operation."""

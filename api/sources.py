@@ -1,11 +1,11 @@
 """Where a job's source comes from: the team's images, the request itself, or elsewhere."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from anyio import CancelScope
@@ -18,6 +18,7 @@ from shared.errors import EgressFailed, EgressRefused, InvalidRequest, RecordsUn
 from shared.idempotency import Once
 from shared.ids import AssetKey
 from shared.keys import ApiKey
+from shared.programs import Program
 
 IMAGE_URL: Final = "promptObject.imageUrl"
 
@@ -34,9 +35,47 @@ class Source:
 SourceContext = AbstractAsyncContextManager[Source]  #: left by a refusal or overtaken, it removes what it stored
 
 
-@asynccontextmanager
-async def stored_source(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> AsyncIterator[Source]:
+class Wanted(NamedTuple):
+    """A source that is still to be found or stored."""
+
+    look: Program[Asset | None]  #: what must be known first; it is asked along with other things
+    come: Callable[[Asset | None], SourceContext]
+
+
+def stored_source(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> Wanted:
     """Store an upload as a job's source; requests with one Idempotency-Key share theirs."""
+    return Wanted(_nothing(), lambda _: _store(services, caller, upload, once))
+
+
+def named_source(services: Services, caller: ApiKey, reference: str, once: Once | None) -> Wanted:
+    """Give the source that ``imageUrl`` names: an image of the caller's team, or one fetched from elsewhere.
+
+    It is named by its key, its location, a presigned link, or an https URL elsewhere if the operator allows those.
+    Entered, it raises InvalidRequest if there is none; another team's is told as one that does not exist.
+    """
+    key = services.objects.key_of(reference)
+
+    @asynccontextmanager
+    async def come(asset: Asset | None) -> AsyncIterator[Source]:
+        if asset and asset.there:
+            yield Source(asset.key, owned=False)
+        elif key is None and reference.startswith(("http://", "https://")):
+            upload = await fetch(services, reference, IMAGE_URL)
+            async with _store(services, caller, upload, once) as fetched:
+                yield fetched
+        else:
+            what = f"there is no image {reference!r}; upload it first and use its key or its location"
+            raise InvalidRequest.of(IMAGE_URL, what, reference)
+
+    return Wanted(assets.find(key or AssetKey(reference), caller.team_id), come)
+
+
+def _nothing() -> Program[None]:
+    yield from ()
+
+
+@asynccontextmanager
+async def _store(services: Services, caller: ApiKey, upload: Upload, once: Once | None) -> AsyncIterator[Source]:
     image = once._replace(place=f"{once.place}:image") if once and once.ended is None else None
     asset = await store(services, caller, upload, image)
     source = Source(asset.key, owned=True)
@@ -54,28 +93,6 @@ async def stored_source(services: Services, caller: ApiKey, upload: Upload, once
             with CancelScope(shield=True), suppress(Unavailable):
                 await services.in_thread(partial(services.objects.delete, asset.key))
                 await services.run(assets.release(asset, image))
-
-
-@asynccontextmanager
-async def named_source(services: Services, caller: ApiKey, reference: str, once: Once | None) -> AsyncIterator[Source]:
-    """Give the source that ``imageUrl`` names: an image of the caller's team, or one fetched from elsewhere.
-
-    It is named by its key, its location, a presigned link, or an https URL elsewhere if the operator allows those.
-
-    Raises:
-        InvalidRequest: If there is none; another team's is told as one that does not exist.
-    """
-    own = services.objects.key_of(reference)
-    key = own or AssetKey(reference)
-    if await find_asset(services, caller, key):
-        yield Source(key, owned=False)
-    elif own is None and reference.startswith(("http://", "https://")):
-        upload = await fetch(services, reference, IMAGE_URL)
-        async with stored_source(services, caller, upload, once) as fetched:
-            yield fetched
-    else:
-        what = f"there is no image {reference!r}; upload it first and use its key or its location"
-        raise InvalidRequest.of(IMAGE_URL, what, reference)
 
 
 async def find_asset(services: Services, caller: ApiKey, key: AssetKey) -> Asset | None:

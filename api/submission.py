@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from api.metrics import ACCEPTED
 from api.services import Services
-from api.sources import SourceContext
+from api.sources import SourceContext, Wanted
 from shared import idempotency
 from shared.cost import in_credits
 from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
@@ -43,9 +44,7 @@ class Accepted(NamedTuple):
     payer: TeamUser | None = None
 
 
-async def submit(
-    services: Services, caller: ApiKey, draft: Draft, source: SourceContext, once: Once | None
-) -> Accepted:
+async def submit(services: Services, caller: ApiKey, draft: Draft, source: Wanted, once: Once | None) -> Accepted:
     """Accept a job, or find the one that the same request made earlier.
 
     Raises:
@@ -53,11 +52,13 @@ async def submit(
         InsufficientCredits, TooManyRequests: If the team may not have one more job.
         RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
-    if once and (earlier := await services.run(idempotency.find(once))):
+    told: list[Program[Any]] = [idempotency.find(once), source.look]
+    earlier, asset = await services.run(together(told))
+    if once and earlier:
         if await _counts(services, JobId(earlier), once.ended):
             return Accepted(JobId(earlier))
         once = once._replace(repeats=False)
-    return await _accept(services, caller, draft, source, once)
+    return await _accept(services, caller, draft, source.come(asset), once)
 
 
 async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Report:
@@ -109,7 +110,10 @@ async def _accept(
         told: list[Program[Any]] = [accept, services.jobs.standing(record), get_user(caller.user_id)]
         job_id, *as_accepted = await services.run(together(told))
         own.overtaken = job_id != record.id
-    return Accepted(job_id) if own.overtaken else Accepted(job_id, *as_accepted)
+    if own.overtaken:
+        return Accepted(job_id)
+    ACCEPTED.inc()
+    return Accepted(job_id, *as_accepted)
 
 
 def _record(

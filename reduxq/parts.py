@@ -141,7 +141,8 @@ def _service(plan: Plan) -> dict[str, str]:
     if not _uses_own_model():
         defaults |= {"MODEL__BASE": f"{tiny / 'base'}", "MODEL__REDUX": f"{tiny / 'redux'}"}
         defaults |= {"MODEL__SAFETY_CHECKER": f"{tiny / 'safety'}"}
-        defaults |= {"MODEL__DTYPE": "float32", "MODEL__DEVICE": "cpu"}
+        defaults |= {"MODEL__PRECISION": "float32", "MODEL__DEVICE": "cpu", "MODEL__WARM_SIZES": "[]"}
+    defaults |= {"MODEL__CACHE": f"{plan.folder / 'cache'}"}
     servers = {
         "RECORDS__URL": plan.redis_url(0),
         "RECORDS__DURABILITY": "aof",

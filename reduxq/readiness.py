@@ -33,7 +33,7 @@ def services(plan: Plan) -> dict[str, Callable[[], bool]]:
 
 
 def _health(plan: Plan) -> dict[str, Any]:
-    answer = _get(f"{plan.url('api')}/healthz")
+    answer = _get(f"{plan.url('api')}/readyz")
     return answer.json() if answer else {}
 
 

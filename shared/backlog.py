@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from math import ceil
 from typing import Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -64,6 +65,21 @@ class Backlog(BaseModel):
         others = max(0.0, self._running_left / self.workers - work) / 2  # those in front of it, if it has not begun
         return round((work * (1 - done) + (0.0 if done else others)) * self.workers / self.speed, 1)
 
+    def desired_workers(self, target_wait: timedelta, most: int) -> int:
+        """Return how many workers end within ``target_wait`` all that is there now, and never fewer than are busy.
+
+        It is the work in GPU-seconds by the wait in seconds, rounded up, ``most`` at most. While no worker has told its
+        speed those are unknown: then one is needed, and those that are there may be enough.
+        """
+        busy = min(self.running, max(self.workers, 1))
+        if not self.running + self.published + sum(count for count, _ in self.waiting.values()):
+            return 0
+        needed = max(self.workers, 1)
+        if self.speed:
+            work = self._running_left + sum(work for _, work in self.waiting.values())
+            needed = max(1, ceil(work * self.workers / self.speed / target_wait.total_seconds()))
+        return max(busy, min(needed, most))
+
     @classmethod
     def parse(cls, text: str | None) -> Self:
         return cls.model_validate_json(text) if text else cls()
@@ -72,3 +88,9 @@ class Backlog(BaseModel):
 def put(backlog: Backlog) -> Program[None]:
     """Tell what waits."""
     yield ("SET", PLACE, backlog.model_dump_json(), "EX", int(LASTS.total_seconds()))
+
+
+def get() -> Program[Backlog | None]:
+    """Return what waits; None if no dispatcher has told it lately."""
+    text = yield ("GET", PLACE)
+    return Backlog.parse(text) if text else None

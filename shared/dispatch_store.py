@@ -4,9 +4,10 @@ What lapses lapses by the server's clock. Deadlines, ageing and webhooks compare
 their clocks must agree within a second or so.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from shared.ids import JobId, TeamId
 from shared.job_index import (
@@ -35,6 +36,13 @@ class WorkerLife(NamedTuple):
 
     slots: int  #: jobs it holds or would take now
     speed: float  #: TFLOP/s; 0: it has not run a job yet
+    previews: int = 0  #: previews it holds or would take besides
+
+    @classmethod
+    def parse(cls, told: str, previews: str | None) -> Self:
+        """Read what :func:`announce_worker` wrote, or earlier releases did, which told less."""
+        slots, speed, *_ = *told.split(), 0
+        return cls(int(slots), float(speed), int(previews or 0))
 
 
 class Waiting(NamedTuple):
@@ -53,15 +61,25 @@ class Shares(NamedTuple):
     teams: Mapping[TeamId, int]  #: each one's newest job ends here
 
 
+class Figures(NamedTuple):
+    """How it stands."""
+
+    jobs: Mapping[str, int]  #: that have not ended, by status, and those that were set aside
+    oldest: float  #: seconds since the oldest queued job was accepted; 0: there is none
+    led: bool  #: whether a dispatcher leads
+    workers: int  #: that live
+
+
 def announce_worker(name: str, life: WorkerLife, lasts: timedelta) -> Program[None]:
     """Say that a warm worker lives."""
-    told = f"{life.slots} {life.speed:.6g}"
-    yield from commit([], [("SADD", WORKERS, name), ("SET", _worker(name), told, "PX", _ms(lasts))])
+    told: dict[str, str | int] = {_worker(name): f"{life.slots} {life.speed:.6g}", _previews(name): life.previews}
+    alive: list[Command] = [("SET", place, value, "PX", _ms(lasts)) for place, value in told.items()]
+    yield from commit([], [("SADD", WORKERS, name), *alive])
 
 
 def retire_worker(name: str) -> Program[None]:
     """Say that a worker takes no more jobs."""
-    yield from commit([], [("SREM", WORKERS, name), ("DEL", _worker(name))])
+    yield from commit([], [("SREM", WORKERS, name), ("DEL", _worker(name), _previews(name))])
 
 
 def living_workers() -> Program[dict[str, WorkerLife]]:
@@ -69,20 +87,19 @@ def living_workers() -> Program[dict[str, WorkerLife]]:
     names = sorted((yield ("SMEMBERS", WORKERS)))
     if not names:
         return {}
-    told = yield ("MGET", *(_worker(name) for name in names))
-    gone = [name for name, life in zip(names, told, strict=True) if life is None]
+    lives, previews = yield [("MGET", *map(named, names)) for named in (_worker, _previews)]
+    gone = [name for name, life in zip(names, lives, strict=True) if life is None]
     if gone:
         yield ("SREM", WORKERS, *gone)
-    lives = {name: life.split() for name, life in zip(names, told, strict=True) if life is not None}
-    # The release before told no speed.
-    return {name: WorkerLife(int(slots), float(*speed or [0])) for name, (slots, *speed) in lives.items()}
+    told = zip(names, lives, previews, strict=True)
+    return {name: WorkerLife.parse(life, besides) for name, life, besides in told if life is not None}
 
 
 def lead(name: str, lasts: timedelta) -> Program[bool]:
     """Become or stay the one dispatcher that acts; False while another is."""
-    if (yield ("SET", LEADER, name, "NX", "PX", _ms(lasts))) is not None:
+    if (yield from commit([Guard(("GET", LEADER), name)], [("PEXPIRE", LEADER, _ms(lasts))])):
         return True
-    return (yield from commit([Guard(("GET", LEADER), name)], [("PEXPIRE", LEADER, _ms(lasts))]))
+    return (yield ("SET", LEADER, name, "NX", "PX", _ms(lasts))) is not None
 
 
 def step_down(name: str) -> Program[None]:
@@ -93,6 +110,16 @@ def step_down(name: str) -> Program[None]:
 def leader() -> Program[str | None]:
     name: str | None = yield ("GET", LEADER)
     return name
+
+
+def figures() -> Program[Figures]:
+    """Return how it stands, by the server's time."""
+    places = {status: index(EVERYWHERE, status) for status in (JobStatus.QUEUED, JobStatus.RUNNING)}
+    counts = yield [("ZCARD", name) for name in (*places.values(), UNREADABLE)]
+    oldest = yield ("ZRANGE", places[JobStatus.QUEUED], 0, 0, "WITHSCORES")
+    now, led, lives = (yield from server_seconds()), (yield from leader()), (yield from living_workers())
+    waited = max(0.0, now - oldest[0][1] / 1e6) if oldest else 0.0
+    return Figures(dict(zip((*places, "set_aside"), counts, strict=True)), waited, led is not None, len(lives))
 
 
 def wait_for_ring(timeout: timedelta) -> Program[None]:
@@ -117,15 +144,26 @@ def work_of(jobs: Sequence[JobId]) -> Program[int]:
     return sum(int(work or 0) for work in works)
 
 
+def previews_under_way(running: Sequence[JobId]) -> Program[int]:
+    """Return how many of the published and the running jobs are previews.
+
+    Of a job of the release before nobody knows until its claim.
+    """
+    published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
+    lanes = yield [("HGET", place(job_id), "lane") for job_id in (*published, *running)]
+    return int(lanes.count(Lane.PREVIEW))
+
+
 def published_count() -> Program[int]:
     """Return the number of queued jobs whose message is under way."""
     return int((yield ("ZCARD", PUBLISHED)))
 
 
-def published_before(seconds: float, limit: int) -> Program[list[JobId]]:
-    """Return queued jobs whose message went out before the server's time ``seconds``."""
-    jobs: list[JobId] = yield lowest(PUBLISHED, seconds, limit)
-    return jobs
+def overdue(patience: timedelta, limit: int) -> Program[tuple[float, list[JobId]]]:
+    """Return the server's time, and queued jobs whose message went out longer ago than that."""
+    now = yield from server_seconds()
+    jobs: list[JobId] = yield lowest(PUBLISHED, now - patience.total_seconds(), limit)
+    return now, jobs
 
 
 def backlog() -> Program[dict[Queue, int]]:
@@ -150,8 +188,9 @@ def drop_empty(queues: Iterable[Queue]) -> Program[None]:
         yield from commit(nothing, [("HDEL", BACKLOG, str(queue))])
 
 
-def waiting(queues: Sequence[Queue], limit: int) -> Program[list[Waiting]]:
-    """Return the oldest jobs of each queue."""
+def waiting(lanes: Container[Lane], limit: int) -> Program[list[Waiting]]:
+    """Return the oldest jobs of each queue of these lanes."""
+    queues = [queue for queue in (yield from backlog()) if queue.lane in lanes]
     if not queues:
         return []
     pages = yield [("ZRANGE", queue.place, 0, limit - 1, "WITHSCORES") for queue in queues]
@@ -172,9 +211,11 @@ def shares() -> Program[Shares]:
 def mark_published(jobs: Sequence[Waiting], given: Shares, now: float) -> Program[bool]:
     """Note that messages for these jobs go out now; False, and nothing noted, if one of them no longer waits."""
     still = [Bounds(("ZSCORE", job.queue.place, job.job_id), least=1) for job in jobs]
-    moved: list[Command] = []
+    by_queue = defaultdict[Queue, list[JobId]](list)
     for job in jobs:
-        moved += [("ZREM", job.queue.place, job.job_id), ("ZADD", PUBLISHED, now, job.job_id)]
+        by_queue[job.queue].append(job.job_id)
+    moved: list[Command] = [("ZREM", queue.place, *there) for queue, there in by_queue.items()]
+    moved.append(("ZADD", PUBLISHED, *(part for job in jobs for part in (now, job.job_id))))
     teams = {job.queue.team_id for job in jobs}
     counted = [part for team in sorted(teams) for part in (team, given.teams[team])]
     return (yield from commit(still, [*moved, ("HSET", SHARES, "", given.clock, *counted)]))
@@ -242,6 +283,11 @@ def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
 
 def _worker(name: str) -> str:
     return f"worker:{name}"
+
+
+def _previews(name: str) -> str:
+    """Return a place of its own: the release before would stumble over a third value in the other."""
+    return f"worker:{name}:previews"
 
 
 def _ms(duration: timedelta) -> int:

@@ -2,14 +2,24 @@
 
 import struct
 from enum import Enum
+from hashlib import sha256
 from io import BytesIO
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import BrokenImage, UnsupportedImage
 
 Picture = Image.Image
+#: Pixels. The model looks at 384 x 384, so a JPEG of much more is decoded at a fraction of its size.
+ENOUGH: Final = (1024, 1024)
+
+
+class Source(NamedTuple):
+    """A picture to make variations of."""
+
+    picture: Picture
+    digest: str  #: SHA-256 of its file, hexadecimal
 
 
 class ImageType(Enum):
@@ -75,14 +85,24 @@ def inspect(file: BinaryIO, *, max_pixels: int) -> ImageType:
         raise BrokenImage(f"the image is truncated or damaged: {error}") from error
 
 
-def read_source(data: bytes) -> Picture:
-    """Return the picture that a person sees: upright, in RGB, transparency on white.
+def read_source(data: bytes) -> Source:
+    """Return the source that a file is.
+
+    Raises:
+        BrokenImage: If it cannot be decoded.
+    """
+    return Source(_as_seen(data), sha256(data).hexdigest())
+
+
+def _as_seen(data: bytes) -> Picture:
+    """Return the picture that a person sees: upright, in RGB, transparency on white; a large JPEG made smaller.
 
     Raises:
         BrokenImage: If it cannot be decoded.
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
+            image.draft(None, ENOUGH)
             upright = _upright(image)
             if upright.has_transparency_data:
                 clear = upright.convert("RGBA")

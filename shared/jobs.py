@@ -127,6 +127,7 @@ class ModelIdentity(_Value):
     redux: str
     trained: bool  #: False: random weights, the pictures are noise
     safety_checker: str | None = None
+    precision: str | None = None  #: of its numbers; None: the release that wrote this did not say
 
 
 class WebhookEvent(StrEnum):

@@ -1,13 +1,44 @@
-"""How often a key may ask."""
+"""Who may ask, and how often."""
 
 from datetime import timedelta
-from typing import Final
+from hashlib import sha256
+from typing import Any, Final
 
 from shared.errors import TooManyRequests
 from shared.ids import KeyId
-from shared.programs import Program
+from shared.keys import ApiKey, check_key
+from shared.programs import Program, together
 
 WINDOW: Final = timedelta(minutes=1)  #: begins with a key's first request, ends all at once
+REMEMBERED: Final = 10_000  #: keys; whose check and count are asked in one go
+
+
+def admit(text: str, most: int, known: dict[str, KeyId]) -> Program[ApiKey]:
+    """Return the key that the text is, and count one request of it.
+
+    Only who has a key's secret can use up its requests, so a text is checked before it is counted, unless it was right
+    once: whose it is never changes, but for whether it works still.
+
+    Args:
+        text: As the caller sent it.
+        most: How many requests a key may make within the window.
+        known: Keys that were right once, by the SHA-256 of their text; this one is added.
+
+    Raises:
+        Unauthorized: If it is none of ours, was revoked or has expired; which of them is not told.
+        TooManyRequests: As :func:`count_request`.
+    """
+    digest = sha256(text.encode()).hexdigest()
+    if digest in known:
+        both: list[Program[Any]] = [check_key(text), count_request(known[digest], most)]
+        key: ApiKey = (yield from together(both))[0]
+        return key
+    key = yield from check_key(text)
+    if len(known) >= REMEMBERED:
+        known.clear()
+    known[digest] = key.id
+    yield from count_request(key.id, most)
+    return key
 
 
 def count_request(key_id: KeyId, most: int) -> Program[None]:

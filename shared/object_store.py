@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from prometheus_client import Counter, Histogram
 
 from shared.errors import Misconfigured, NotFound, StorageUnavailable
 from shared.ids import AssetKey
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 DENIED: Final = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"})
 OURS: Final = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10)  #: seconds
+SECONDS: Final = Histogram("reduxq_storage_seconds", "Calls of the object storage", ["operation"], buckets=BUCKETS)
+ERRORS: Final = Counter("reduxq_storage_errors", "Calls that it refused or did not answer", ["operation"])
 
 #: Newer boto3 adds checksums that other servers do not know, and that break ranged reads.
 CONFIG: Final = Config(
@@ -49,25 +54,26 @@ class ObjectStore:
 
     def create_bucket(self) -> None:
         """Make the bucket unless it exists."""
-        with _translated_errors():
+        with _call("create"):
             try:
                 self._client.create_bucket(Bucket=self.bucket)
             except ClientError as error:
                 if _code(error) not in OURS:
                     raise
 
-    def require_bucket(self) -> None:
-        """Fail unless the bucket can be reached.
+    def require_writable(self) -> None:
+        """Fail unless objects can be written and deleted.
 
         Raises:
             StorageUnavailable, Misconfigured, NotFound: As the server says.
         """
-        with _translated_errors():
-            self._client.head_bucket(Bucket=self.bucket)
+        key = AssetKey(f"{self._settings.prefix}ready")
+        self.put(key, b"", "text/plain")
+        self.delete(key)
 
     def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
         """Store an object and return its ETag, quotes included; after an error it may be there or not, but whole."""
-        with _translated_errors():
+        with _call("put"):
             return self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)["ETag"]
 
     def get(self, key: AssetKey) -> bytes:
@@ -76,12 +82,12 @@ class ObjectStore:
         Raises:
             NotFound: If there is no such object.
         """
-        with _translated_errors():
+        with _call("get"):
             return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def delete(self, key: AssetKey) -> None:
         """Remove an object; one that does not exist is no error."""
-        with _translated_errors():
+        with _call("delete"):
             self._client.delete_object(Bucket=self.bucket, Key=key)
 
     def sign(self, key: AssetKey, lasts: timedelta | None = None) -> str:
@@ -125,6 +131,14 @@ class ObjectStore:
             aws_secret_access_key=secret_key.get_secret_value() if secret_key else None,
             config=self._config,
         )
+
+
+@contextmanager
+def _call(operation: str) -> Iterator[None]:
+    """Count and measure a call; an object that is not there is no error."""
+    errors = ERRORS.labels(operation).count_exceptions((StorageUnavailable, Misconfigured, ClientError))
+    with SECONDS.labels(operation).time(), errors, _translated_errors():
+        yield
 
 
 @contextmanager

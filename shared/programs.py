@@ -73,20 +73,24 @@ return 0
 
 def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
     """Run programs side by side and return their results; what they ask at the same time is sent in one go."""
-    results: dict[int, T] = {}
-    answers: dict[int, Any] = dict.fromkeys(range(len(programs)))
+    results: list[Any] = [None] * len(programs)
+    answers: list[tuple[int, Any]] = [(place, None) for place in range(len(programs))]
     while answers:
-        steps: dict[int, Step] = {}
-        for place, answer in answers.items():
+        asked: list[tuple[int, Step]] = []
+        commands: list[Command] = []
+        for place, answer in answers:
             try:
-                steps[place] = programs[place].send(answer)
+                step = programs[place].send(answer)
             except StopIteration as stop:
                 results[place] = stop.value
-        told = iter((yield [command for step in steps.values() for command in _commands(step)]) if steps else ())
-        answers = {
-            place: [next(told) for _ in step] if isinstance(step, list) else next(told) for place, step in steps.items()
-        }
-    return [results[place] for place in range(len(programs))]
+            else:
+                asked.append((place, step))
+                commands += _commands(step)
+        told = iter((yield commands) if asked else ())
+        answers = [
+            (place, [next(told) for _ in step] if isinstance(step, list) else next(told)) for place, step in asked
+        ]
+    return results
 
 
 def _commands(step: Step) -> list[Command]:
@@ -106,8 +110,8 @@ def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Prog
 def broken_guard(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[Guard | Bounds | None]:
     """As :func:`commit`, but return the first guard that did not hold; None when the effects were applied."""
     plan = {
-        "guards": [guard._asdict() | {"command": [str(part) for part in guard.command]} for guard in guards],
-        "effects": [[str(part) for part in effect] for effect in effects],
+        "guards": [{**guard._asdict(), "command": list(map(str, guard.command))} for guard in guards],
+        "effects": [list(map(str, effect)) for effect in effects],
     }
     place = int((yield ("EVAL", COMMIT_SCRIPT, 0, to_json(plan).decode())))
     return guards[place - 1] if place else None
@@ -169,12 +173,13 @@ class SharedConnection:
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
         self._client = client
+        self._understand = dict(client.response_callbacks)
         self._waiting: list[tuple[Step, bytes, asyncio.Future[Any]]] = []
         self._senders: set[asyncio.Task[None]] = set()
 
     async def ask(self, step: Step) -> Any:
         """Return the answer to a step, or raise what the server or the connection says."""
-        packed = b"".join(pack_command(command) for command in _commands(step))  # type: ignore[arg-type]
+        packed = b"".join([pack_command(command) for command in _commands(step)])  # type: ignore[arg-type]
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((step, packed, answer))
         if len(self._senders) < LINES:
@@ -186,8 +191,8 @@ class SharedConnection:
             asked, self._waiting = self._waiting, []
             try:
                 async with asyncio.timeout(SOCKET_TIMEOUT.total_seconds()):
-                    names = [str(name) for step, *_ in asked for name, *_ in _commands(step)]
-                    found = await self._exchange(b"".join(packed for _, packed, _ in asked), names)
+                    names = [str(command[0]) for step, *_ in asked for command in _commands(step)]
+                    found = await self._exchange(b"".join([packed for _, packed, _ in asked]), names)
             except Exception as error:  # noqa: BLE001  it is theirs who asked
                 asked += self._waiting
                 self._waiting = []
@@ -207,7 +212,14 @@ class SharedConnection:
 
         async def exchange() -> list[Any]:
             await connection.send_packed_command(packed)
-            return [await self._answer(connection, name) for name in names]
+            answers: list[Any] = []
+            for name in names:
+                try:
+                    answer = await connection.read_response()
+                    answers.append(self._understand[name](answer) if name in self._understand else answer)
+                except ResponseError as error:
+                    answers.append(error)
+            return answers
 
         try:
             return await connection.retry.call_with_retry(exchange, lambda _: connection.disconnect())
@@ -216,14 +228,6 @@ class SharedConnection:
             raise
         finally:
             await pool.release(connection)
-
-    async def _answer(self, connection: AbstractConnection, name: str) -> Any:
-        try:
-            answer = await connection.read_response()
-        except ResponseError as error:
-            return error
-        understand = self._client.response_callbacks.get(name)
-        return understand(answer) if understand else answer
 
 
 AsyncClient = redis.asyncio.Redis | SharedConnection

@@ -1,4 +1,4 @@
-"""Celery as we use it: one queue of ids, no results, no redelivery."""
+"""Celery as we use it: ids in two queues, no results, no redelivery."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from shared.ids import JobId
 
 TASK: Final = "reduxq.vary"
 QUEUE: Final = "gpu"
+PREVIEWS: Final = "gpu.previews"  #: previews that a busy worker takes besides what it runs
 CONFIGURATION: Final[dict[str, Any]] = {
     "task_default_queue": QUEUE,
     "task_ignore_result": True,
@@ -63,7 +64,7 @@ class Broker:
         self._app = make_celery(url)
         self._app.conf.broker_transport_options = CONFIGURATION["broker_transport_options"] | IMPATIENT
 
-    def publish(self, job_ids: Sequence[JobId]) -> None:
+    def publish(self, job_ids: Sequence[JobId], queue: str = QUEUE) -> None:
         """Send a message for each job; a task's id is its job's.
 
         Celery's own ``send_task`` would ask the broker once for every message and every event.
@@ -73,10 +74,11 @@ class Broker:
         """
         with self._producer() as producer, producer.batch(), self._events(producer) as events:  # type: ignore[attr-defined]
             for job_id in job_ids:
-                message = self._app.amqp.create_task_message(job_id, TASK, (job_id,), create_sent_event=True)
+                shown = {"argsrepr": repr((job_id,)), "kwargsrepr": "{}"}  # Celery's own way takes a fifth of the time
+                message = self._app.amqp.create_task_message(job_id, TASK, (job_id,), create_sent_event=True, **shown)
                 told = {"headers": message.headers, **message.properties}
-                producer.publish(message.body, exchange="", routing_key=QUEUE, serializer="json", **told)
-                events.send("task-sent", queue=QUEUE, routing_key=QUEUE, **message.sent_event)
+                producer.publish(message.body, exchange="", routing_key=queue, serializer="json", **told)
+                events.send("task-sent", queue=queue, routing_key=queue, **message.sent_event)
             events.flush()
 
     def report_failure(self, job_id: JobId, reason: str) -> None:
@@ -97,8 +99,8 @@ class Broker:
         """
         with self._producer() as producer:
             client: redis.Redis = producer.channel.client  # type: ignore[union-attr]
-            messages: Any = client.lrange(QUEUE, 0, -1)
-        return {job_id for message in messages if (job_id := _job_of(message))}
+            found: list[Any] = [client.lrange(queue, 0, -1) for queue in (PREVIEWS, QUEUE)]
+        return {job_id for messages in found for message in messages if (job_id := _job_of(message))}
 
     @contextmanager
     def _producer(self) -> Iterator[Producer]:

@@ -57,6 +57,7 @@ def _revealed(value: object) -> str:
 
 
 ProxyUrl = Annotated[SecretStr, BeforeValidator(_proxy_url)]
+MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), PlainSerializer(timedelta.total_seconds)]
 
@@ -115,6 +116,8 @@ class ApiSettings(_Group):
     """Names of the model for the OpenAI facade, the default first; add `dall-e-2` for clients that cannot change it"""
     allow_unchecked: bool = True
     """Whether a client may disable the safety checker"""
+    metrics_port: MetricsPort = 0
+    """Port for Prometheus, at all addresses and without a password: never let the public reach it; 0 means none"""
 
 
 class TeamsSettings(_Group):
@@ -149,7 +152,7 @@ class JobsSettings(_Group):
     max_run_seconds: Seconds = Field(timedelta(hours=1), gt=timedelta(0))
     """An attempt that runs this long ends its job; its `maxRunSeconds` may say less"""
     preview_teraflops: int = Field(500, ge=0)
-    """Jobs of at most so much work go first: five steps of one variation with 1 megapixel are 455"""
+    """Jobs of at most so much work go first: six steps of one variation with 1 megapixel are 483"""
     keep_images_seconds: Seconds = Field(timedelta(days=30), gt=timedelta(0))
     """Uploads and variations are deleted this long after they came, in seconds"""
     keep_records_seconds: Seconds = Field(timedelta(days=90), gt=timedelta(0))
@@ -163,6 +166,14 @@ class DispatcherSettings(_Group):
     """A published job that neither the broker nor a worker has is published again after this, in seconds"""
     ageing_seconds: Seconds = Field(timedelta(minutes=5), gt=timedelta(0))
     """A job that waits this long goes among the normal ones if its priority is low, or else among the previews"""
+    metrics_port: MetricsPort = 0
+    """As the API's; there `GET /scale` also tells how many workers are needed, for autoscaling"""
+    target_wait_seconds: Seconds = Field(timedelta(seconds=60), gt=timedelta(0))
+    """As many workers are needed as end within this what waits and runs, in seconds"""
+    max_workers: int = Field(8, ge=1)
+    """Workers that `GET /scale` asks for at most"""
+    heartbeat_file: str = ""
+    """File that is touched at least every 10 s while the dispatcher lives; empty means none"""
 
 
 class WorkerSettings(_Group):
@@ -170,12 +181,20 @@ class WorkerSettings(_Group):
     """What monitors call this worker, one name each; empty means host name and process id"""
     slots: int = Field(3, ge=1)
     """Jobs one worker holds at a time: one on the GPU, one loading, one storing"""
+    previews: int = Field(2, ge=0)
+    """Previews it takes besides, which go ahead of what it runs"""
+    call_tokens: int = Field(4096, ge=1)
+    """Image tokens that share a call of the transformer at most: one picture of 1 megapixel, four of 0.25"""
     grace_seconds: Seconds = Field(timedelta(seconds=30), ge=timedelta(0))
     """At shutdown, how long running jobs may finish before they are handed back, in seconds"""
     stall_seconds: Seconds = Field(timedelta(seconds=120), gt=timedelta(0))
     """A model that has work and takes no step for this long ends its worker, in seconds"""
     outage_seconds: Seconds = Field(timedelta(seconds=300), ge=timedelta(0))
     """How long a job waits for an object storage that is away before its attempt fails, in seconds"""
+    metrics_port: MetricsPort = 0
+    """As the API's; each worker of a machine needs its own"""
+    heartbeat_file: str = ""
+    """File that is touched at least every 10 s from when the worker is ready, as long as its engine does not hang"""
 
 
 class ModelSettings(_Group):
@@ -187,10 +206,20 @@ class ModelSettings(_Group):
     """Folder or hub id of an image classifier with a class `nsfw`; it runs on the CPU"""
     safety_threshold: float = Field(0.5, ge=0, le=1)
     """A variation that is `nsfw` with at least this probability is withheld"""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Number type the model computes in"""
+    precision: Literal["bfloat16", "float16", "float32", "float8"] = "bfloat16"
+    """Numbers the model computes in; `float8` is not exact: the transformer's products take 8 bits, the rest 16"""
     device: str = "cuda"
     """Torch device: `cuda`, `cuda:1`, `cpu`"""
+    compile: bool = True
+    """Whether a GPU runs the transformer's blocks compiled; a CPU never does"""
+    attention: Literal["expanded", "bias"] = "expanded"
+    """How the absent prompt's 512 equal rows take part in attention: as keys made 512, or as one key with a bias"""
+    warm_sizes: tuple[str, ...] = ("1024x1024",)
+    """Sizes that a worker tries before it is ready: `["1024x1024","576x448"]`"""
+    cache: str = ""
+    """Folder for what is computed once for a model; empty means `~/.cache/reduxq`"""
+    conditions_bytes: int = Field(268_435_456, ge=0)
+    """Device memory for what the model sees of the last sources, 4.5 MB each"""
 
 
 class LogSettings(_Group):

@@ -33,7 +33,7 @@ class Desk:
         self.records = records
         self.objects = objects
         self.model = PacedModel()
-        self.engine = Engine(self.model, Clock(), timedelta(minutes=1))
+        self.engine = Engine(self.model, Clock(), timedelta(minutes=1), call_tokens=16_384)
         self.keeper = LeaseKeeper(records, STORE, Clock(), name="one", slots=lambda: 2)
         self.score = ChosenScores()
         self.runner = Runner(

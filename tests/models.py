@@ -1,55 +1,63 @@
 """Models without weights: they keep the engine's promises at a pace of the test's choosing."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from shared.images import Picture
+from shared.images import Picture, Source
 from shared.jobs import Recipe
+from shared.sizes import Size
+from worker.work import OutOfMemory
 
 
-@dataclass
+@dataclass(eq=False)
 class Steps:
-    """A denoising that only counts."""
+    """A trajectory that only counts."""
 
-    recipe: Recipe
+    seed: int
+    size: Size
+    steps: int
     step: int = 0
-
-    @property
-    def steps(self) -> int:
-        return self.recipe.num_inference_steps
-
-    @property
-    def finished(self) -> bool:
-        return self.step == self.steps
 
 
 @dataclass
 class PacedModel:
-    """Takes ``pace`` seconds a step; fails for seeds that are named, and hangs for others."""
+    """Takes ``pace`` seconds for a row's step; fails for seeds that are named, and hangs for others."""
 
     pace: float = 0.0
     fails_for: frozenset[int] = frozenset()
     hangs_for: frozenset[int] = frozenset()
-    begun: list[int] = field(default_factory=list)
+    most_rows: int = 100  #: that its memory holds
+    begun: list[int] = field(default_factory=list)  #: first seeds
+    calls: list[list[int]] = field(default_factory=list)  #: the seeds of each call's rows
 
-    def condition(self, source: Picture) -> Any:
-        return source.size
+    def prepare(self, source: Source, recipe: Recipe) -> Any:
+        assert source.digest
+        return recipe
 
-    def begin(self, condition: Any, recipe: Recipe) -> Steps:
-        self.begun.append(recipe.seeds[0])
-        return Steps(recipe)
+    def begin(self, prepared: Recipe) -> list[Steps]:
+        self.begun.append(prepared.seeds[0])
+        return [Steps(seed, prepared.size, prepared.num_inference_steps) for seed in prepared.seeds]
 
-    def advance(self, denoising: Steps) -> None:
-        if denoising.recipe.seeds[0] in self.fails_for:
+    def advance(self, rows: Sequence[Steps]) -> None:
+        assert len({row.size for row in rows}) == 1
+        if len(rows) > self.most_rows:
+            raise OutOfMemory
+        seeds = [row.seed for row in rows]
+        if self.fails_for.intersection(seeds):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        time.sleep(1000 if denoising.recipe.seeds[0] in self.hangs_for else self.pace)
-        denoising.step += 1
+        time.sleep(1000 if self.hangs_for.intersection(seeds) else self.pace * len(rows))
+        self.calls.append(seeds)
+        for row in rows:
+            row.step += 1
 
-    def decode(self, denoising: Steps) -> list[Picture]:
-        return [Image.new("RGB", denoising.recipe.size, (seed % 256, 0, 0)) for seed in denoising.recipe.seeds]
+    def decode(self, row: Steps) -> Callable[[], Picture]:
+        assert row.step == row.steps
+        return partial(Image.new, "RGB", row.size, (row.seed % 256, 0, 0))
 
 
 @dataclass

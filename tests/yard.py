@@ -42,7 +42,7 @@ class Yard(Ground):
         return worker
 
     def accept(self, **parameters: Any) -> JobId:
-        job = record(datetime.now(UTC), megapixels="0.25", **parameters)
+        job = record(datetime.now(UTC), **{"megapixels": "0.25"} | parameters)
         run(self.records, STORE.accept(job))
         return job.id
 

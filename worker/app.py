@@ -14,8 +14,9 @@ from celery.concurrency import get_implementation
 
 from shared import queue
 from shared.clock import Clock
-from shared.completions import BLOCK
+from shared.completions import BLOCK, follow_endings
 from shared.errors import ShuttingDown
+from shared.heartbeat import heartbeat
 from shared.job_store import JobStore
 from shared.jobs import ModelIdentity
 from shared.object_store import ObjectStore
@@ -23,15 +24,17 @@ from shared.programs import connect, run
 from shared.settings import Settings
 from worker import gate
 from worker.broker import SteadyConnection
-from worker.endings import follow_endings
-from worker.engine import Engine, Model
-from worker.lease import LeaseKeeper
+from worker.engine import Engine
+from worker.lease import Lease, LeaseKeeper
 from worker.runner import Runner, Score
 from worker.tasks import register
+from worker.work import Model
 
 log = structlog.get_logger(__name__)
 
 LEAD: Final = 0.5  #: seconds before the engine is free in which the next job may be claimed and its source read
+GLANCE: Final = 0.1  #: seconds between two looks of a busy worker for previews, so that an idle one gets them first
+WAIT: Final = 1.0  #: seconds after which a job that the engine has not begun keeps no other out
 NOTICE: Final = 1.5  #: seconds before the engine is free in which the dispatcher may publish the next job
 
 
@@ -44,8 +47,13 @@ class Worker:
         records = connect(settings.records.url.get_secret_value())
         store = JobStore(settings.jobs.lease_seconds)
         self._clock = Clock()
-        self._engine = Engine(model, self._clock, settings.worker.stall_seconds)
-        self._keeper = LeaseKeeper(records, store, self._clock, name=self._name, slots=self._slots)
+        self._asks_at = 0.0  #: monotonic; when a busy worker looks for previews again
+        chosen = settings.worker
+        beat = heartbeat(chosen.heartbeat_file)
+        self._engine = Engine(model, self._clock, chosen.stall_seconds, chosen.call_tokens, beat)
+        self._keeper = LeaseKeeper(
+            records, store, self._clock, name=self._name, slots=self._slots, previews=settings.worker.previews
+        )
         self._runner = Runner(
             settings=settings,
             clock=self._clock,
@@ -62,7 +70,7 @@ class Worker:
         app = queue.make_celery(self._settings.broker.url.get_secret_value())
         app.amqp.Connection = SteadyConnection
         register(app, self._runner.run)
-        gate.install(app, lambda held: self._free_within(LEAD, held))
+        gate.install(app, self._opened)
         signals.setup_logging.connect(_keep_our_logging)
         signals.worker_shutting_down.connect(self._on_shutting_down)
         self._engine.start()
@@ -70,7 +78,7 @@ class Worker:
         stop = self._follow_endings()
         log.info("ready", worker=self._name)
         try:
-            _consume(app, self._name, self._settings.worker.slots)
+            _consume(app, self._name, self._settings.worker.slots + self._settings.worker.previews)
         finally:
             stop.set()
             self._keeper.stop()
@@ -78,14 +86,37 @@ class Worker:
 
     def _slots(self) -> int:
         """Return how many jobs the dispatcher may count on: those held, and the next one if its time comes soon."""
-        held = len(self._keeper.held())
-        return min(held + self._free_within(NOTICE, held), self._settings.worker.slots)
+        leases = self._keeper.held()
+        return self._in_slots(leases) + self._takes_any(NOTICE, len(leases))
 
-    def _free_within(self, seconds: float, held: int) -> bool:
-        """Say whether the engine needs its next job so soon, since it has begun all that are held."""
-        if self._keeper.resting():
+    def _opened(self, held: int) -> list[str]:
+        """Return the queues from which the worker takes another message while it has so many."""
+        if self._takes_any(LEAD, held):
+            return [queue.PREVIEWS, queue.QUEUE]
+        leases, now = self._keeper.held(), self._clock.monotonic()
+        previews = sum(lease.preview for lease in leases) + held - len(leases)  # what is not claimed yet may be one
+        if previews >= self._settings.worker.previews or self._keeper.resting() or now < self._asks_at:
+            return []
+        self._asks_at = now + GLANCE
+        return [queue.PREVIEWS]
+
+    def _takes_any(self, seconds: float, held: int) -> bool:
+        """Say whether the engine needs its next job so soon, since it has begun all that take a slot.
+
+        Previews beside the slots keep nobody out: they may follow each other without end.
+        """
+        leases = self._keeper.held()
+        if self._keeper.resting() or held > len(leases) or self._in_slots(leases) >= self._settings.worker.slots:
             return False
-        return held <= self._keeper.begun() and self._engine.seconds_left <= seconds
+        late = self._clock.monotonic() - WAIT  # what takes longer to prepare must not keep the engine idle
+        unbegun = [lease for lease in leases if lease.progress is None and lease.since > late]
+        running = [lease for lease in leases if lease.progress and lease.progress.step < lease.progress.steps]
+        nearly_free = self._engine.seconds_left <= seconds or not self._in_slots(unbegun + running)
+        return nearly_free and not self._in_slots(unbegun)
+
+    def _in_slots(self, leases: list[Lease]) -> int:
+        """Return how many of these jobs take a slot: all but the previews for which there is room besides."""
+        return len(leases) - min(sum(lease.preview for lease in leases), self._settings.worker.previews)
 
     def _follow_endings(self) -> Event:
         patient = connect(self._settings.records.url.get_secret_value(), timeout=2 * BLOCK)
@@ -111,14 +142,14 @@ class _Consumer(Consumer):
             signal.signal(other, signal.getsignal(signal.SIGTERM))
 
 
-def _consume(app: Celery, name: str, slots: int) -> None:
+def _consume(app: Celery, name: str, threads: int) -> None:
     """Run Celery's worker; an end that was not asked for ends the process with its exit code."""
     options: dict[str, Any] = {
         "app": app,
         "hostname": f"celery@{name}",
         "pool_cls": get_implementation("threads"),
-        "concurrency": slots,
-        "queues": [queue.QUEUE],
+        "concurrency": threads,
+        "queues": [queue.PREVIEWS, queue.QUEUE],
         "without_gossip": True,
         "without_mingle": True,
         "quiet": True,

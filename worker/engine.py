@@ -1,108 +1,66 @@
-"""The engine: one thread that owns the model and advances jobs step by step."""
+"""The engine: one thread that owns the model and advances trajectories, call by call.
 
-import math
+A job becomes one trajectory for each variation. Which of them share the next call :mod:`worker.policy` says; they join
+and leave between calls, so a cancel takes effect within one call and a preview need not wait for what runs.
+"""
+
 import os
+import statistics
 from collections import deque
-from concurrent.futures import Future
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import structlog
 
 from shared.clock import Clock
+from shared.cost import step_teraflops
 from shared.errors import ReduxqError
-from shared.images import Picture
+from shared.heartbeat import Beat, still
+from shared.images import Source
 from shared.jobs import Recipe
+from shared.sizes import Size
+from worker import metrics
+from worker.policy import pick
+from worker.work import Model, OutOfMemory, Trajectory, Varied, Watch, Work
 
 log = structlog.get_logger(__name__)
 
-LOOK: Final = 0.5  #: seconds between two looks at whether the engine still ticks
-
-
-class Denoising(Protocol):
-    """One job's trajectories on their way through the denoising steps; they belong to the model that began them."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def finished(self) -> bool: ...
-
-
-class Model(Protocol):
-    """What the engine needs of a model; only the engine's thread calls it."""
-
-    def condition(self, source: Picture) -> Any:
-        """Return what the model sees of the source."""
-
-    def begin(self, condition: Any, recipe: Recipe) -> Any:
-        """Return a denoising with one trajectory for each seed."""
-
-    def advance(self, denoising: Any) -> None:
-        """Take one step with all trajectories."""
-
-    def decode(self, denoising: Any) -> list[Picture]:
-        """Return the finished pictures, in the order of the seeds."""
-
-
-class Watch(Protocol):
-    """Who follows a job while the engine has it."""
-
-    def check(self) -> None:
-        """Raise the error that ends the job here, if one does."""
-
-    def tell(self, step: int, steps: int) -> None:
-        """Take note of the progress."""
-
-
-class Varied(NamedTuple):
-    """What came out of a job's denoising."""
-
-    pictures: list[Picture]  #: in the order of the seeds
-    seconds: float  #: that the engine spent on this job
-
-
-class _Work:
-    """One job in the engine."""
-
-    def __init__(self, source: Picture, recipe: Recipe, watch: Watch) -> None:
-        self.source = source
-        self.recipe = recipe
-        self.watch = watch
-        self.denoising: Denoising | None = None
-        self.seconds = 0.0  #: that the engine spent on it
-        self.varied: Future[Varied] = Future()
-
-    @property
-    def seconds_left(self) -> float:
-        """As many as its steps took so far; without a step nobody knows."""
-        made = self.denoising.step if self.denoising else 0
-        return self.seconds / made * (self.denoising.steps - made) if self.denoising and made else math.inf
+LOOK: Final = 0.5  #: seconds between two looks at whether the engine still makes calls
+TOKEN_PIXELS: Final = 256  #: pixels of an image token
+PACES: Final = 15  #: newest calls that tell how fast the engine is; their median, for a first call may have compiled
 
 
 class Engine:
-    """Runs the model for all jobs of this worker, the oldest first, one step at a time.
+    """Runs the model for all jobs of this worker.
 
     A model that fails in a way it does not know itself, twice without a success between, ends the process: a device
     whose context is broken (CUDA's illegal memory access) fails every later job too.
 
     Args:
         model: Makes the variations.
-        clock: Measures the steps.
-        stall: With work and without a step for so long, the engine ends the process.
+        clock: Measures the calls.
+        stall: With work and without a call's end for so long, the engine ends the process.
+        call_tokens: Image tokens that share a call at most; one picture may have more.
+        beat: Called again and again while the engine lives and does not hang.
     """
 
-    def __init__(self, model: Model, clock: Clock, stall: timedelta) -> None:
+    def __init__(self, model: Model, clock: Clock, stall: timedelta, call_tokens: int, beat: Beat = still) -> None:
         self._model = model
         self._clock = clock
         self._stall = stall.total_seconds()
-        self._inbox: SimpleQueue[_Work | None] = SimpleQueue()
-        self._active: deque[_Work] = deque()
-        self.seconds_left = 0.0  #: until the jobs are done that were here at the last step
-        self._ticks = 0
+        self._call_tokens = call_tokens
+        self._beat = beat
+        self._fits: dict[Size, int] = {}  #: rows, where the device's memory allows fewer
+        self._inbox: SimpleQueue[Work | None] = SimpleQueue()
+        self._works: list[Work] = []
+        self._paces: deque[float] = deque(maxlen=PACES)  #: TFLOP/s
+        self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
+        self._calls = 0
+        self._idled = True  #: before this call
         self._failures = 0  #: of the model, unexpected, since the last success
         self._stopped = Event()
         self._thread = Thread(target=self._run_or_die, name="engine", daemon=True)
@@ -118,16 +76,19 @@ class Engine:
         self._thread.join()
         self._stopped.set()
 
-    def vary(self, source: Picture, recipe: Recipe, watch: Watch) -> Varied:
+    def vary(self, source: Source, recipe: Recipe, watch: Watch) -> Varied:
         """Return a variation of the source for each seed; blocks until they are there.
 
         Raises:
-            ReduxqError: What ``watch.check`` raised, which is asked before each step, or the model itself.
+            ReduxqError: What ``watch.check`` raised, which is asked before each call, or the model itself.
             Exception: Whatever else the model raised; the engine goes on with other jobs.
         """
-        work = _Work(source, recipe, watch)
+        work = Work(self._model.prepare(source, recipe), recipe, watch, self._clock.monotonic())
         self._inbox.put(work)
-        return work.varied.result()
+        try:
+            return Varied([picture() for picture in work.done.result()], work.seconds)
+        finally:
+            work.drop()
 
     def _run_or_die(self) -> None:
         """Run; without its engine the process could only renew leases for ever, so it ends and loses them."""
@@ -139,56 +100,150 @@ class Engine:
 
     def _watch(self) -> None:
         """End the process when the engine stalls; looks are counted, so that a frozen process is not a stalled one."""
-        silent, seen = 0.0, self._ticks
+        silent, seen = 0.0, self._calls
         while not self._clock.wait(self._stopped, LOOK):
-            silent = silent + LOOK if self._active and self._ticks == seen else 0.0
-            seen = self._ticks
+            silent = silent + LOOK if self._works and self._calls == seen else 0.0
+            seen = self._calls
             if silent >= self._stall:
                 log.critical("the engine hangs, and the worker ends", seconds_without_a_step=silent)
                 os._exit(1)
+            self._beat()
 
     def _run(self) -> None:
-        while True:
-            while not self._active or not self._inbox.empty():
-                work = self._inbox.get()
-                if work is None:
-                    self._inbox.put(None)
-                    break
-                self._active.append(work)
-            if not self._active:
-                return
-            self._tick(self._active[0])
-            self._ticks += 1
-            self.seconds_left = sum(left.seconds_left for left in self._active)
+        while self._admit():
+            self._call()
+            self._calls += 1
+            self._tell()
 
-    def _tick(self, work: _Work) -> None:
-        """Take one step of one job and let it leave if that was its last."""
+    def _admit(self) -> bool:
+        """Take what was given, waiting for it if there is nothing else to do; False if no more will come."""
+        self._idled = not self._works
+        while not self._works or not self._inbox.empty():
+            work = self._inbox.get()
+            if work is None:
+                self._inbox.put(None)
+                break
+            self._works.append(work)
+        return bool(self._works)
+
+    def _call(self) -> None:
+        """Make one call of the model for the jobs whose turn it is."""
+        for work in list(self._works):
+            try:
+                work.watch.check()
+            except ReduxqError as error:
+                self._leave(work, error.with_traceback(None))
+        if self._works:
+            self._advance({work: places for work, places in self._choose().items() if self._begin(work)})
+
+    def _choose(self) -> dict[Work, list[int]]:
+        """Return whose turn it is: jobs, with the places of their rows."""
+        flights = [work.flight() for work in self._works]
+        now, speed = self._clock.monotonic(), self.speed
+        chosen = dict[Work, list[int]]()
+        for place, row in pick(flights, now=now, speed=speed, call_rows=self._call_rows):
+            work = self._works[place]
+            chosen.setdefault(work, []).append(work.open[row])
+        return chosen
+
+    def _call_rows(self, size: Size) -> int:
+        """Return how many trajectories of a size may share a call."""
+        most = max(1, self._call_tokens * TOKEN_PIXELS // (size.width * size.height))
+        return min(most, self._fits.get(size, most))
+
+    def _begin(self, work: Work) -> bool:
+        """Give a job its trajectories, unless it has them; False, and the job has left, if that failed."""
+        if work.rows:
+            return True
         try:
-            work.watch.check()
-            pictures = self._advance(work)
-        except ReduxqError as error:
-            self._leave(work).set_exception(error)
+            work.rows = self._measured({work: work.open}, partial(self._model.begin, work.prepared))
         except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
+            self._fail(work, error)
+            return False
+        work.prepared = None
+        return True
+
+    def _advance(self, chosen: dict[Work, list[int]]) -> None:
+        """Take a step with the chosen rows; when that fails, job by job, to find whose fault it is."""
+        rows = [work.rows[place] for work, places in chosen.items() for place in places]
+        alone: list[dict[Work, list[int]]] = []
+        try:
+            if rows:
+                self._step(chosen, rows)
+        except OutOfMemory as error:
+            if len(rows) == 1:
+                self._fail(next(iter(chosen)), error)
+            self._fits[rows[0].size] = most = max(1, len(rows) // 2)
+            log.warning("too little memory on the device", rows=len(rows), most_from_now_on=most, size=rows[0].size)
+        except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
+            if len(chosen) > 1:
+                alone = [{work: places} for work, places in chosen.items()]
+            else:
+                self._fail(next(iter(chosen)), error)
+        for each in alone:
+            self._advance(each)
+
+    def _step(self, chosen: dict[Work, list[int]], rows: list[Trajectory]) -> None:
+        """Take a step with these rows, decode those that are through, and let jobs leave that are done."""
+        began = self._clock.monotonic()
+        self._measured(chosen, partial(self._model.advance, rows))
+        seconds = self._clock.monotonic() - began
+        self._failures = 0
+        if not self._idled or not self._paces:  # the first call after a pause has none before it to wait for
+            self._paces.append(len(rows) * step_teraflops(rows[0].size) / max(seconds, 1e-9))
+        metrics.call(rows[0].size, len(rows), seconds)
+        for work, places in chosen.items():
+            work.served = self._clock.monotonic()
+            work.watch.tell(work.step, work.recipe.num_inference_steps)
+            self._decode(work, [place for place in places if work.rows[place].step == work.rows[place].steps])
+
+    def _decode(self, work: Work, places: list[int]) -> None:
+        """Decode the rows at these places, which are through; with its last the job leaves."""
+        try:
+            for place in places:
+                decode = partial(self._model.decode, work.rows[place])
+                work.pictures.append(self._measured({work: [place]}, decode))
+        except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
+            self._fail(work, error)
+            return
+        if not work.open:
+            self._leave(work)
+
+    def _measured(self, chosen: dict[Work, list[int]], call: Callable[[], Any]) -> Any:
+        """Make a call of the model and put its time down to the jobs, by their rows."""
+        began = self._clock.monotonic()
+        try:
+            return call()
+        finally:
+            seconds = self._clock.monotonic() - began
+            metrics.busy(seconds)
+            rows = sum(map(len, chosen.values()))
+            for work, places in chosen.items():
+                work.seconds += seconds * len(places) / rows
+
+    def _fail(self, work: Work, error: Exception) -> None:
+        """Let a job leave whose model failed."""
+        if not isinstance(error, ReduxqError | OutOfMemory):
             self._failures += 1
             if self._failures > 1:
                 log.critical("the model failed twice in a row, and the worker ends", error=repr(error))
                 os._exit(1)
-            self._leave(work).set_exception(error)
+        self._leave(work, error)
+
+    def _leave(self, work: Work, error: Exception | None = None) -> None:
+        self._works.remove(work)
+        if error:
+            work.done.set_exception(error)
         else:
-            if pictures is not None:
-                self._failures = 0
-                self._leave(work).set_result(Varied(pictures, work.seconds))
+            work.done.set_result(work.pictures)
 
-    def _advance(self, work: _Work) -> list[Picture] | None:
-        started = self._clock.monotonic()
-        if work.denoising is None:
-            work.denoising = self._model.begin(self._model.condition(work.source), work.recipe)
-        self._model.advance(work.denoising)
-        work.watch.tell(work.denoising.step, work.denoising.steps)
-        pictures = self._model.decode(work.denoising) if work.denoising.finished else None
-        work.seconds += self._clock.monotonic() - started
-        return pictures
+    @property
+    def speed(self) -> float:
+        """TFLOP/s of the last calls; 0 before the first."""
+        return statistics.median(self._paces) if self._paces else 0.0
 
-    def _leave(self, work: _Work) -> "Future[Varied]":
-        self._active.remove(work)
-        return work.varied
+    def _tell(self) -> None:
+        """Say how much there is left to do."""
+        left = sum(work.flight().left for work in self._works)
+        self.seconds_left = left / self.speed if self._paces else float("inf") if left else 0.0
+        metrics.jobs(begun=sum(bool(work.rows) for work in self._works), all_of_them=len(self._works))

@@ -1,6 +1,6 @@
 """When the worker takes a message: so late that no job waits here while another worker idles, and no later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from celery import Celery, bootsteps
@@ -8,24 +8,47 @@ from celery.worker import state
 from celery.worker.consumer.tasks import Tasks
 from kombu.asynchronous import Hub
 
-LOOK: Final = 0.1  #: seconds between two looks at whether the gate opened
+LOOK: Final = 0.02  #: seconds between two looks at which queues are open, and how long the broker is asked in one go
+Opened = Callable[[int], Sequence[str]]
 
 
-def install(app: Celery, takes: Callable[[int], bool]) -> None:
-    """Make the application's worker ask ``takes``, with the number of messages it has, before it takes another."""
+class OpenQueues:
+    """Names queues whenever kombu asks the broker: so it asks for nothing that would not be taken.
+
+    Args:
+        opened: Returns the open queues, the first to look at first, given the number of messages that the worker has.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._consumed: list[str] = []
+
+    def update(self, queues: Iterable[str]) -> None:
+        self._consumed = list(queues)
+
+    def consume(self, _: int) -> list[str]:
+        return [queue for queue in self._opened(len(state.reserved_requests)) if queue in self._consumed]
+
+    def rotate(self, _: str) -> None:
+        """Stay in order."""
+
+
+def install(app: Celery, opened: Opened) -> None:
+    """Make the application's worker take messages of open queues alone, as :class:`OpenQueues` says."""
 
     class Gate(bootsteps.StartStopStep):
-        """Narrows what :class:`Tasks` installed there for ``worker_disable_prefetch``, anew for each connection."""
+        """Takes its place in each new connection."""
 
         requires = (Tasks,)
 
         def start(self, parent: Any) -> None:
-            qos = parent.task_consumer.channel.qos
-            qos.restore_at_shutdown = False  # records bring jobs back; kombu leaves files of what it cannot restore
-            celery_takes = qos.can_consume
-            qos.can_consume = lambda: celery_takes() and takes(len(state.reserved_requests))
+            channel = parent.task_consumer.channel
+            # The transport option for this shows itself in Celery's statistics, which are JSON and cannot hold it.
+            channel._queue_cycle = OpenQueues(opened)  # noqa: SLF001
+            channel.qos.restore_at_shutdown = False  # records bring jobs back; kombu leaves files of what it cannot
 
         def register_with_event_loop(self, _: Any, hub: Hub) -> None:
             hub.call_repeatedly(LOOK, lambda: None)  # the loop asks whenever it turns
 
+    app.conf.broker_transport_options = app.conf.broker_transport_options | {"polling_interval": LOOK}
     app.steps["consumer"].add(Gate)

@@ -15,7 +15,7 @@ from shared.dispatch_store import WorkerLife, announce_worker, retire_worker
 from shared.errors import LeaseLost, ReduxqError
 from shared.ids import JobId
 from shared.job_store import JobStore, Progress
-from shared.jobs import JobRecord
+from shared.jobs import JobRecord, Lane
 from shared.programs import Program, run
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,6 @@ BEAT: Final = timedelta(seconds=0.25)  #: progress is told at most this often
 RENEWALS: Final = 4  #: renewals in the time a lease lasts
 REST: Final = 1.0  #: seconds after a failed attempt, times how many failed in a row
 LONGEST_REST: Final = 8.0  #: seconds
-NEWS: Final = 0.2  #: weight of the newest job in the worker's mean speed
 
 
 class Lease:
@@ -33,6 +32,8 @@ class Lease:
     def __init__(self, record: JobRecord, clock: Clock) -> None:
         self.job_id: JobId = record.id
         self.attempt = record.attempt
+        self.preview = record.lane is Lane.PREVIEW
+        self.since = clock.monotonic()
         self.progress: Progress | None = None  #: None: the engine has not begun it
         self.told: Progress | None = None
         self.renewed = -math.inf  #: when; its claim may have been asked for long before the answer came
@@ -73,19 +74,28 @@ class LeaseKeeper:
         clock: Says when a renewal is due.
         name: What the worker is called.
         slots: Returns how many jobs it holds or would take now.
+        previews: How many previews it holds besides.
     """
 
     def __init__(
-        self, records: redis.Redis, store: JobStore, clock: Clock, *, name: str, slots: Callable[[], int]
+        self,
+        records: redis.Redis,
+        store: JobStore,
+        clock: Clock,
+        *,
+        name: str,
+        slots: Callable[[], int],
+        previews: int = 0,
     ) -> None:
         self._records = records
         self._store = store
         self._clock = clock
         self._name = name
         self._slots = slots
+        self._previews = previews
         self._pause = store.lease.total_seconds() / RENEWALS
-        self._announced = (0, -math.inf)  #: slots, when
-        self._speed = 0.0  #: TFLOP/s, mean of the last jobs; 0: it has not run a job yet
+        self._announced = ((0, 0), -math.inf)  #: slots and previews, when
+        self._speed = 0.0  #: TFLOP/s; 0: it has not run a job yet
         self._failures = 0  #: attempts that failed since the last that did not
         self._rests_until = -math.inf
         self._leases: set[Lease] = set()
@@ -129,10 +139,6 @@ class LeaseKeeper:
         with self._lock:
             return list(self._leases)
 
-    def begun(self) -> int:
-        """Return how many of the jobs held the engine has begun, or is done with."""
-        return sum(lease.progress is not None for lease in self.held())
-
     def end_all(self, error: ReduxqError) -> None:
         """End every lease held now or taken later."""
         with self._lock:
@@ -160,10 +166,9 @@ class LeaseKeeper:
         """Say whether jobs are better left to other workers, so that a sick one does not use up their attempts."""
         return self._clock.monotonic() < self._rests_until
 
-    def measured(self, work: int, seconds: float) -> None:
-        """Note in how many seconds the engine did how many TFLOP."""
-        speed = work / seconds
-        self._speed = self._speed + NEWS * (speed - self._speed) if self._speed else speed
+    def measured(self, speed: float) -> None:
+        """Note how many TFLOP/s the engine does."""
+        self._speed = speed
 
     def beat(self) -> None:
         """Renew the leases and then announce the worker, as far as that is due: a slow answer must cost no lease."""
@@ -179,13 +184,15 @@ class LeaseKeeper:
                 return
 
     def _announce(self) -> None:
-        slots, now = self._slots(), self._clock.monotonic()
+        slots, previews, now = self._slots(), self._previews, self._clock.monotonic()
+        if self.resting():
+            previews = min(previews, sum(lease.preview for lease in self.held()))
         told, at = self._announced
-        due = (slots != told or now - at >= self._pause) and not self._retired
+        due = ((slots, previews) != told or now - at >= self._pause) and not self._retired
         if not due:
             return
-        if self._try(announce_worker(self._name, WorkerLife(slots, self._speed), self._store.lease)):
-            self._announced = (slots, now)
+        if self._try(announce_worker(self._name, WorkerLife(slots, self._speed, previews), self._store.lease)):
+            self._announced = ((slots, previews), now)
         if self._retired:  # meanwhile, and perhaps before this arrived
             self._leave_list()
 

@@ -16,11 +16,12 @@ import structlog
 from shared import errors, transitions
 from shared.clock import Clock
 from shared.ids import AssetKey, JobId
-from shared.images import Picture, read_source
+from shared.images import Picture, Source, read_source
 from shared.jobs import Flagged, JobRecord, ModelIdentity, Variation
 from shared.object_store import ObjectStore
 from shared.settings import Settings
 from shared.transitions import Transition
+from worker import metrics
 from worker.encoding import TYPES, encode
 from worker.engine import Engine
 from worker.lease import Lease, LeaseKeeper
@@ -77,11 +78,14 @@ class Runner:
             try:
                 settled = self._settle(record, self._attempt(record, lease))
             except errors.LeaseLost as error:
+                metrics.ATTEMPTS.labels("lost").inc()
                 log.warning("lost the job", job=job_id, attempt=record.attempt, reason=error.message)
                 return None
             except errors.ShuttingDown:
+                metrics.ATTEMPTS.labels("left").inc()
                 log.warning("left the job to its lease", job=job_id, attempt=record.attempt)
                 return None
+        metrics.ATTEMPTS.labels(settled.status).inc()
         self.keeper.ended(failed=settled.failed_attempts > record.failed_attempts)
         return settled
 
@@ -134,7 +138,7 @@ class Runner:
         pictures, seconds = self.engine.vary(source, record.parameters.recipe, lease)
         watch.lap("modelSeconds")
         watch.timings["gpuSeconds"] = round(seconds, 3)
-        self.keeper.measured(record.parameters.work, seconds)
+        self.keeper.measured(self.engine.speed)
         flagged, model = tuple[Flagged, ...](), self.model.model_copy(update={"safety_checker": None})
         if not record.parameters.disable_safety_checker:
             flagged, model = self._flag(record.parameters.seeds, pictures), self.model
@@ -151,7 +155,7 @@ class Runner:
             now=self.clock.now(),
         )
 
-    def _read_source(self, key: AssetKey, lease: Lease) -> Picture:
+    def _read_source(self, key: AssetKey, lease: Lease) -> Source:
         try:
             return read_source(self._patiently(lambda: self.objects.get(key), lease))
         except errors.NotFound as error:
@@ -213,6 +217,7 @@ class Runner:
             try:
                 settled = self.update(record.id, transition)
             except errors.LeaseLost:
+                metrics.STALE.inc()
                 self._discard(record)
                 raise
             except errors.RecordsUnavailable as error:

@@ -23,16 +23,16 @@ class Node:
     modules: Path  #: what NODE_PATH must say
 
 
-def install_node() -> Node:
-    """Install what ``node/package-lock.json`` pins, once for each lock file and Python environment."""
+def install_node(pins: Path = PINS) -> Node:
+    """Install what the folder's ``package-lock.json`` pins, once for each lock file and Python environment."""
     program = WHEEL / "bin" / "node"
-    lock = (PINS / "package-lock.json").read_bytes()
+    lock = (pins / "package-lock.json").read_bytes()
     folder = Path(sys.prefix) / "node-clients" / hashlib.sha256(lock).hexdigest()[:16]
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as unfinished:
             fresh = Path(unfinished) / "fresh"
-            shutil.copytree(PINS, fresh, ignore=shutil.ignore_patterns("*.cjs"))
+            shutil.copytree(pins, fresh, ignore=shutil.ignore_patterns("*.cjs"))
             arguments = [str(program), str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             subprocess.run(arguments, cwd=fresh, check=True, timeout=100)
             try:

@@ -16,7 +16,7 @@ from shared.job_index import Queue
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import connect, run
-from shared.queue import QUEUE, Broker
+from shared.queue import PREVIEWS, QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, Settings
 from shared.transitions import cancel, fail_attempt, finish
 from tests import queues
@@ -270,13 +270,83 @@ def test_a_job_that_failed_or_finished_leaves_no_trace_in_the_queues(
     assert records.keys("jobs:expiring") == []
 
 
-def test_a_worker_of_the_release_before_stops_nobody(
-    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+@pytest.mark.parametrize("told", ["2", "2 12.5"])
+def test_a_worker_of_a_release_before_stops_nobody(
+    told: str, dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
 ) -> None:
-    records.set("worker:one", "2")  # it told its slots alone
-    job_id = accept(records)
+    records.set("worker:one", told)  # its slots, then its speed too, but no previews: it looks at one queue
+    jobs = {accept(records), accept(records, lane=Lane.PREVIEW)}
     dispatcher.round()
-    assert broker.waiting() == {job_id}
+    assert broker.waiting() == jobs
+    with connect(f"{valkey}/1") as client:
+        assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (2, 0)
+
+
+def hold(records: redis.Redis, *jobs: JobId) -> None:
+    """Claim jobs as a worker that never falls silent."""
+    for job_id in jobs:
+        run(records, STORE.update(job_id, start))
+        records.persist(f"lease:{job_id}")
+
+
+def busy_with_large_jobs(records: redis.Redis) -> list[JobId]:
+    """Let a worker with room for two previews besides hold as many large jobs as it can."""
+    life = dispatch_store.WorkerLife(slots=2, speed=0, previews=2)
+    run(records, dispatch_store.announce_worker("one", life, timedelta(minutes=1)))
+    jobs = [accept(records) for _ in range(2)]
+    hold(records, *jobs)
+    return jobs
+
+
+def test_previews_go_to_a_busy_worker_up_to_its_room_for_them_and_the_headroom(
+    dispatcher: Dispatcher, records: redis.Redis, valkey: str
+) -> None:
+    busy_with_large_jobs(records)
+    large, previews = accept(records), [accept(records, lane=Lane.PREVIEW) for _ in range(5)]
+    for _ in range(2):  # the second round finds what the first published
+        dispatcher.round()
+        with connect(f"{valkey}/1") as client:
+            # The fourth preview goes before the large job, on the headroom of the slots.
+            assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (1, 3)
+    assert set(run(records, queues.published_jobs())) == set(previews[:4])
+    hold(records, *previews[:2])
+    dispatcher.round()
+    assert set(run(records, queues.published_jobs())) == set(previews[2:4])
+    run(records, STORE.update(previews[0], partial(cancel, now=datetime.now(UTC))))
+    dispatcher.round()
+    assert set(run(records, queues.published_jobs())) == {*previews[2:4], previews[4]}
+    assert stored(records, large).status is JobStatus.QUEUED
+
+
+def test_large_jobs_find_their_slots_however_many_previews_are_under_way(
+    dispatcher: Dispatcher, records: redis.Redis, valkey: str
+) -> None:
+    jobs = busy_with_large_jobs(records)
+    previews = [accept(records, lane=Lane.PREVIEW) for _ in range(2)]
+    dispatcher.round()
+    large = [accept(records) for _ in range(3)]
+    hold(records, *previews)
+    dispatcher.round()
+    assert run(records, queues.published_jobs()) == large[:1]
+    run(records, STORE.update(jobs[0], partial(cancel, now=datetime.now(UTC))))
+    dispatcher.round()
+    assert set(run(records, queues.published_jobs())) == set(large[:2])
+    with connect(f"{valkey}/1") as client:
+        assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (2, 2)
+
+
+def test_a_previews_message_that_was_lost_is_sent_again_where_busy_workers_look(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
+) -> None:
+    busy_with_large_jobs(records)
+    preview, large = accept(records, lane=Lane.PREVIEW), accept(records)
+    dispatcher.round()
+    with connect(f"{valkey}/1") as client:
+        client.flushdb()
+        time.sleep(1.1)
+        dispatcher.round()
+        assert broker.waiting() == {preview, large}
+        assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (1, 1)
 
 
 def test_jobs_that_cannot_be_read_take_nobodys_room_and_come_back_when_they_can(

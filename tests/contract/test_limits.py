@@ -1,11 +1,13 @@
 import time
+from zlib import crc32
 
 import pytest
 import redis
 
-from shared.errors import TooManyRequests
+from shared.errors import TooManyRequests, Unauthorized
 from shared.ids import KeyId
-from shared.limits import count_request
+from shared.keys import create_key, revoke_key
+from shared.limits import REMEMBERED, admit, count_request
 from shared.programs import run
 from tests.together import run_together
 
@@ -36,3 +38,40 @@ def test_a_key_that_was_refused_may_ask_again_when_its_minute_is_over(records: r
     run(records, count_request(KEY, 1))
     with pytest.raises(TooManyRequests):
         run(records, count_request(KEY, 1))
+
+
+def test_a_key_that_was_right_once_is_checked_and_counted_in_one_go(records: redis.Redis) -> None:
+    text, known = run(records, create_key("lab", "Ada")), dict[str, KeyId]()
+    first = run(records, admit(text, 2, known))
+    step = next(admit(text, 2, known))
+    assert isinstance(step, list)
+    assert [command[0] for command in step] == ["GET", "INCR", "EXPIRE"]
+    assert run(records, admit(text, 2, known)) == first
+    with pytest.raises(TooManyRequests):
+        run(records, admit(text, 2, known))
+
+
+def test_a_key_that_was_right_once_is_refused_as_soon_as_it_is_revoked(records: redis.Redis) -> None:
+    text, known = run(records, create_key("lab", "Ada")), dict[str, KeyId]()
+    key = run(records, admit(text, 180, known))
+    run(records, revoke_key(key.id))
+    with pytest.raises(Unauthorized):
+        run(records, admit(text, 180, known))
+
+
+def test_nobody_uses_up_the_requests_of_a_key_without_its_secret(records: redis.Redis) -> None:
+    text, other = (run(records, create_key("lab", name)) for name in ("Ada", "Bob"))
+    known = dict[str, KeyId]()
+    key = run(records, admit(text, 180, known))
+    forged = f"rq_{key.id}_{other.split('_')[2][:-8]}"
+    forged += f"{crc32(forged.encode()):08x}"
+    for _ in range(2):
+        with pytest.raises(Unauthorized):
+            run(records, admit(forged, 180, known))
+    assert records.get(f"rate:{key.id}") == "1"
+
+
+def test_only_so_many_keys_are_remembered(records: redis.Redis) -> None:
+    known = {str(number): KeyId("x") for number in range(REMEMBERED)}
+    run(records, admit(run(records, create_key("lab", "Ada")), 180, known))
+    assert len(known) == 1

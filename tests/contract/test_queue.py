@@ -11,7 +11,7 @@ import redis
 
 from shared.errors import Unavailable
 from shared.ids import JobId
-from shared.queue import QUEUE, TASK, Broker, make_celery
+from shared.queue import PREVIEWS, QUEUE, TASK, Broker, make_celery
 from tests import servers
 from tests.servers import wait_until
 
@@ -32,11 +32,12 @@ def job_ids(count: int) -> list[JobId]:
     return [JobId(str(uuid4())) for _ in range(count)]
 
 
-def test_celery_delivers_what_was_published_in_that_order(url: str) -> None:
+@pytest.mark.parametrize("name", [QUEUE, PREVIEWS])
+def test_celery_delivers_what_was_published_in_that_order(url: str, name: str) -> None:
     jobs = job_ids(3)
-    Broker(url).publish(jobs)
+    Broker(url).publish(jobs, name)
     app, got = make_celery(url), list[Any]()
-    with app.connection_for_read() as connection, connection.SimpleBuffer(QUEUE) as queue:
+    with app.connection_for_read() as connection, connection.SimpleBuffer(name) as queue:
         for _ in jobs:
             got.append(message := queue.get_nowait())
             message.ack()
@@ -65,13 +66,14 @@ def test_monitors_hear_of_every_message_and_of_a_failure(url: str, lists: redis.
         monitoring = pool.submit(receiver.capture, wakeup=False)
         wait_until(lists.pubsub_numpat)
         broker = Broker(url)
-        broker.publish(jobs)
+        broker.publish(jobs[:-1])
+        broker.publish(jobs[-1:], PREVIEWS)
         broker.report_failure(jobs[0], "its worker fell silent")
         wait_until(lambda: len(heard) > len(jobs))
         receiver.should_stop = True
         monitoring.result()
     assert [(event["type"], event["uuid"]) for event in heard[:-1]] == [("task-sent", job) for job in jobs]
-    assert {event["queue"] for event in heard[:-1]} == {QUEUE}
+    assert [event["queue"] for event in heard[:-1]] == [QUEUE] * 29 + [PREVIEWS]
     assert (heard[-1]["type"], heard[-1]["uuid"]) == ("task-failed", jobs[0])
     assert heard[-1]["exception"] == "its worker fell silent"
 
@@ -79,7 +81,8 @@ def test_monitors_hear_of_every_message_and_of_a_failure(url: str, lists: redis.
 def test_what_waits_is_told_without_what_a_worker_took_or_a_stranger_put_there(url: str, lists: redis.Redis) -> None:
     broker, jobs = Broker(url), job_ids(3)
     assert broker.waiting() == set()
-    broker.publish(jobs)
+    broker.publish(jobs[:-1])
+    broker.publish(jobs[-1:], PREVIEWS)
     for poison in ("no JSON", "[]", '"text"', "{}", '{"headers": null}', '{"headers": {"id": null}}', b"\xff"):
         lists.lpush(QUEUE, poison)
     lists.rpop(QUEUE)

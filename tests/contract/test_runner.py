@@ -1,6 +1,7 @@
 """The life of a job in the worker, on a real Valkey and a real S3 server; only the weights are missing."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,7 +28,7 @@ def test_a_queued_job_ends_with_its_variations_at_the_planned_keys(desk: Desk) -
     for variation in done.variations:
         data = desk.objects.get(variation.key)
         assert len(data) == variation.size_bytes
-        assert read_source(data).size == (576, 448)
+        assert read_source(data).picture.size == (576, 448)
     assert set(done.timings) == {
         "sourceSeconds",
         "modelSeconds",
@@ -61,7 +62,7 @@ def test_a_model_that_fails_unexpectedly_fails_an_attempt_and_the_third_ends_the
 def test_a_model_that_knows_that_it_failed_ends_the_job_and_its_client_reads_no_details(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(_: Steps) -> list[Picture]:
+    def decode(_: Steps) -> Callable[[], Picture]:
         raise ModelFailed("/srv/models/x: not finite")
 
     monkeypatch.setattr(desk.model, "decode", decode)
@@ -96,7 +97,7 @@ def test_a_flagged_variation_is_withheld_and_the_others_are_delivered_and_paid(d
     assert done.flagged == (Flagged(seed=8, score=0.9123),)
     first, withheld, last = done.planned_keys
     assert [(variation.seed, variation.key) for variation in done.variations] == [(7, first), (9, last)]
-    assert [seed_of(read_source(desk.objects.get(key))) for key in (first, last)] == [7, 9]
+    assert [seed_of(read_source(desk.objects.get(key)).picture) for key in (first, last)] == [7, 9]
     assert not desk.is_there(withheld)
     assert done.charged == before - desk.credit() == -(-2 * PRICE // 3)
 

@@ -14,7 +14,7 @@ import redis
 
 from shared.assets import ORPHANED
 from shared.clock import Clock
-from shared.completions import BLOCK
+from shared.completions import BLOCK, follow_endings
 from shared.dispatch_store import living_workers
 from shared.errors import (
     LeaseLost,
@@ -34,7 +34,6 @@ from shared.transitions import Transition, cancel, fail_attempt
 from tests.desk import STORE, Desk
 from tests.samples import NOW, start
 from tests.servers import wait_until
-from worker.endings import follow_endings
 from worker.lease import LeaseKeeper
 from worker.runner import Runner
 
@@ -175,7 +174,7 @@ def test_a_canceled_job_leaves_the_engine_at_its_next_step(desk: Desk, valkey: s
     with ThreadPoolExecutor() as pool, connect(valkey, timeout=2 * BLOCK) as patient:
         following = pool.submit(follow_endings, patient, desk.keeper.doubt, Clock(), stop)
         running = pool.submit(desk.runner.run, job_id)
-        wait_until(desk.keeper.begun)
+        wait_until(lambda: any(lease.progress for lease in desk.keeper.held()))
         (lease,) = desk.keeper.held()
         before = lease.progress
         desk.update(job_id, partial(cancel, now=NOW))

@@ -11,10 +11,10 @@ from tests.faults.halts import halt
 publish = Broker.publish
 
 
-def halting_publish(broker: Broker, jobs: Sequence[JobId]) -> None:
+def halting_publish(broker: Broker, jobs: Sequence[JobId], queue: str) -> None:
     """Publish; by then the jobs are marked as published."""
     halt("before-publish")
-    publish(broker, jobs)
+    publish(broker, jobs, queue)
 
 
 if __name__ == "__main__":

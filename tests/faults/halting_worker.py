@@ -5,8 +5,9 @@ It takes ``PACE`` seconds a step and makes small pictures; the seed :data:`POISO
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -29,17 +30,17 @@ POISON = 2**32 - 1  #: seed that no worker survives
 
 
 class HaltingModel(PacedModel):
-    def begin(self, condition: Any, recipe: Recipe) -> Steps:
-        if recipe.seeds[0] == POISON:
+    def begin(self, prepared: Recipe) -> list[Steps]:
+        if prepared.seeds[0] == POISON:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().begin(condition, recipe)
+        return super().begin(prepared)
 
-    def advance(self, denoising: Steps) -> None:
-        super().advance(denoising)
+    def advance(self, rows: Sequence[Steps]) -> None:
+        super().advance(rows)
         halt("denoising")
 
-    def decode(self, denoising: Steps) -> list[Picture]:
-        return [Image.new("RGB", (16, 16), (seed % 256, 0, 0)) for seed in denoising.recipe.seeds]
+    def decode(self, row: Steps) -> Callable[[], Picture]:
+        return partial(Image.new, "RGB", (16, 16), (row.seed % 256, 0, 0))
 
 
 class HaltingObjects(ObjectStore):

@@ -14,6 +14,7 @@ from shared import dispatch_store
 from shared.ids import JobId
 from shared.jobs import JobRecord, JobStatus
 from shared.programs import connect, run
+from shared.queue import Broker
 from tests import servers
 from tests.faults.town import Town
 from tests.servers import wait_until
@@ -97,10 +98,11 @@ def test_messages_that_a_flushed_broker_lost_are_sent_again(town: Town) -> None:
     for name in town.crew.named("worker"):
         town.crew.freeze(name)
     jobs = [town.submit() for _ in range(5)]  # as many as there are workers, who wait for one each, and more
-    with connect(f"{town.url}/1") as broker:
-        wait_until(lambda: broker.llen("gpu"))
-        broker.flushdb()
-        assert not broker.llen("gpu")
+    with connect(f"{town.url}/1") as client:
+        broker = Broker(f"{town.url}/1")
+        wait_until(broker.waiting)
+        client.flushdb()
+        assert not broker.waiting()
     for name in town.crew.named("worker"):
         town.crew.thaw(name)
     assert [how(town.ended(job_id)) for job_id in jobs] == [IN_FIRST_ATTEMPT] * 5

@@ -67,7 +67,7 @@ def test_a_frozen_records_server_is_answered_with_503_within_two_seconds(
     client: httpx.Client, records: redis.Redis
 ) -> None:
     with frozen(records):
-        for method, path in (("POST", "/api/features"), ("GET", "/api/results/x"), ("GET", "/healthz")):
+        for method, path in (("POST", "/api/features"), ("GET", "/api/results/x"), ("GET", "/readyz")):
             started = time.monotonic()
             answer = client.request(method, path)
             assert time.monotonic() - started < 2

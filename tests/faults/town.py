@@ -82,7 +82,7 @@ class Town(Yard):
 
     def _answers(self) -> bool:
         with suppress(httpx.TransportError), self.client() as client:
-            return client.get("/healthz").is_success
+            return client.get("/readyz").is_success
         return False
 
     def warm(self) -> int:

@@ -13,7 +13,7 @@ from shared.programs import run
 from tests.samples import encoded, picture
 from tests.stack import Stack, feature, upload
 
-PUBLIC = {("GET", "/models"), ("GET", "/healthz")}
+PUBLIC = {("GET", "/models"), ("GET", "/healthz"), ("GET", "/readyz")}
 IMAGE = encoded(picture(), "PNG")
 
 

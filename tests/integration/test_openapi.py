@@ -44,7 +44,7 @@ OPERATIONS: Final = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-PUBLIC: Final = {"/models", "/healthz"}
+PUBLIC: Final = {"/models", "/healthz", "/readyz"}
 UNLIMITED: Final = {
     "REDUXQ_API__WAIT_SECONDS": "0.2",
     "REDUXQ_API__OPENAI_WAIT_SECONDS": "0.2",

@@ -113,7 +113,7 @@ def up(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 def test_a_ready_stack_says_where_everything_is(up: Up) -> None:
     stack = up.stack()
     assert (up.data / "stack.json").stat().st_mode & 0o777 == 0o600
-    assert httpx.get(f"{stack['api_url']}/healthz", trust_env=False).json()["workers"] == 1
+    assert httpx.get(f"{stack['api_url']}/readyz", trust_env=False).json()["workers"] == 1
     assert not any(is_gone(pid) for pid in up.pids().values())
     printed = up.output.read_text()
     for name in ("api_url", "api_key", "flower_url", "flower_user", "flower_password"):
@@ -185,7 +185,7 @@ def test_a_part_that_is_killed_is_started_again_in_its_place(up: Up, name: str) 
 
 def _serves(up: Up) -> bool:
     try:
-        health = httpx.get(f"{up.first['api_url']}/healthz", trust_env=False).json()
+        health = httpx.get(f"{up.first['api_url']}/readyz", trust_env=False).json()
         flower = httpx.get(f"{up.first['flower_url']}/healthcheck", trust_env=False).is_success
     except httpx.TransportError:
         return False

@@ -19,9 +19,6 @@ class MemoryObjects(ObjectStore):
     def create_bucket(self) -> None:
         pass
 
-    def require_bucket(self) -> None:
-        pass
-
     def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
         data = body if isinstance(body, bytes) else body.read()
         self.stored[key] = data

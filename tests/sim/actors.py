@@ -1,6 +1,6 @@
 """The processes of the service, running the real code."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -13,13 +13,15 @@ from api.dispatcher import Dispatcher
 from api.services import Services
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
+from shared.completions import follow_endings
 from shared.egress import Egress
 from shared.errors import ReduxqError, ShuttingDown, Unavailable
 from shared.ids import JobId
-from shared.images import Picture
+from shared.images import Source
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, ModelIdentity, Recipe
 from shared.programs import T, run
+from shared.queue import PREVIEWS, QUEUE
 from shared.queue import Broker as RealBroker
 from shared.settings import Settings
 from shared.transitions import Transition
@@ -27,10 +29,10 @@ from tests.memory.clients import AsyncMemoryRedis, MemoryRedis
 from tests.sim.checks import Checks
 from tests.sim.servers import Broker, Messages, Network, Objects, Receiver, Records
 from tests.sim.world import Process, World
-from worker.endings import follow_endings
-from worker.engine import Engine, Varied, Watch
+from worker.engine import Engine
 from worker.lease import BEAT, LeaseKeeper
 from worker.runner import Runner
+from worker.work import Varied, Watch
 
 MODEL: Final = ModelIdentity(base="base", redux="redux", trained=False, safety_checker="checker")
 SIZE: Final = (2, 2)  #: pixels: what is in a picture is not the subject here
@@ -70,13 +72,15 @@ class Site:
 class SimEngine:
     """Takes its time for each step, one job at a time; a job may kill it."""
 
+    speed = 100.0  #: TFLOP/s
+
     def __init__(self, process: Process) -> None:
         self._process = process
         self._world = process.world
         self._busy = False
         self._left = Event()
 
-    def vary(self, source: Picture, recipe: Recipe, watch: Watch) -> Varied:
+    def vary(self, source: Source, recipe: Recipe, watch: Watch) -> Varied:
         while self._busy:
             self._left.clear()
             self._world.wait(60, self._left)
@@ -106,16 +110,16 @@ class Ordered(dict[Any, None]):
 
 
 class WorkerProcess(Process):
-    """A worker without Celery: as many threads as slots take messages."""
+    """A worker without Celery: a thread for each slot takes messages, and one for each preview besides takes those."""
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
         self._site = site
         records, store = site.connect(self), JobStore(site.settings.jobs.lease_seconds)
         self._stopping, self._stop = Event(), Event()
-        slots = site.settings.worker.slots
+        slots, previews = site.settings.worker.slots, site.settings.worker.previews
         self.busy = 0
-        self.keeper = LeaseKeeper(records, store, self.clock, name=name, slots=lambda: slots)
+        self.keeper = LeaseKeeper(records, store, self.clock, name=name, slots=lambda: slots, previews=previews)
         self.keeper._leases = cast("Any", Ordered())
         self._broker = cast("Broker", site.broker(self))
 
@@ -135,15 +139,17 @@ class WorkerProcess(Process):
         self.spawn("keeper", self._keep)
         self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop))
         for slot in range(slots):
-            self.spawn(f"slot {slot}", self._take)
+            self.spawn(f"slot {slot}", lambda: self._take([PREVIEWS, QUEUE]))
+        for place in range(previews):
+            self.spawn(f"preview {place}", lambda: self._take([PREVIEWS]))
 
     def _keep(self) -> None:
         while not self.clock.wait(self._stop, BEAT.total_seconds()):
             self.keeper.beat()
 
-    def _take(self) -> None:
+    def _take(self, queues: Sequence[str]) -> None:
         while not self._stopping.is_set():
-            job_id = self._broker.take(2.0)
+            job_id = self._broker.take(queues, 2.0)
             if job_id:
                 self.busy += 1
                 self.runner.run(job_id)

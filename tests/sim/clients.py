@@ -1,7 +1,6 @@
 """People: they send jobs, send them again when no answer comes, change their minds, and believe what they were told."""
 
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -14,7 +13,7 @@ from PIL import Image
 
 from api.deletion import delete_result
 from api.services import Services
-from api.sources import Source, named_source, stored_source
+from api.sources import Wanted, named_source, stored_source
 from api.submission import Draft, report, submit
 from api.uploads import Upload
 from shared import idempotency, transitions
@@ -72,7 +71,7 @@ class Order:
             return idempotency.keyed(CALLER.team_id, f"order {self.number}", asked)
         return idempotency.retried(CALLER.id, asked, retry=again) if self.how == "retried" else None
 
-    def source(self, services: Services, once: Once | None) -> AbstractAsyncContextManager[Source]:
+    def source(self, services: Services, once: Once | None) -> Wanted:
         if not self.uploads:
             return named_source(services, CALLER, NAMED, once)
         digest = sha256(PICTURE).hexdigest()

@@ -22,9 +22,9 @@ from tests.sim.tamed import tamed
 from tests.sim.world import EPOCH, Process, SimClock, Stuck, World
 
 SETTINGS: Final = Settings(
-    jobs=JobsSettings(lease_seconds=timedelta(seconds=2)),
+    jobs=JobsSettings(lease_seconds=timedelta(seconds=2), preview_teraflops=60),  # one step
     dispatcher=DispatcherSettings(republish_seconds=timedelta(seconds=3)),
-    worker=WorkerSettings(slots=2, outage_seconds=timedelta(seconds=20)),
+    worker=WorkerSettings(slots=2, previews=1, outage_seconds=timedelta(seconds=20)),
 )
 CALM_AT: Final = 20.0  #: seconds; from then on nothing breaks any more
 LIMIT: Final = 400.0  #: seconds; everything has ended by then
@@ -97,7 +97,7 @@ class Course:
 
     def _all_ended(self) -> bool:
         self.nemesis.restart_due()
-        ended = not self.checks.open and not self.clients.open
+        ended = not self.checks.open and not self.clients.open and not self.site.network.under_way
         if not self.nemesis.calm and (ended or self.world.time >= CALM_AT):
             self.nemesis.calm_down()
         return self.nemesis.calm and ended

@@ -64,7 +64,7 @@ def take_back_the_living() -> AbstractContextManager[Any]:
 
 def no_quiet_lease() -> AbstractContextManager[Any]:
     """After a restart of the records server every lease that lapsed meanwhile counts."""
-    return patch.object(Dispatcher, "_leases_can_be_trusted", lambda _: True)
+    return patch.object(Dispatcher, "_leases_can_be_trusted", lambda *_: True)
 
 
 def versions_ignored() -> AbstractContextManager[Any]:
@@ -104,7 +104,7 @@ def never_again() -> AbstractContextManager[Any]:
 
 def lost_jobs_stay_lost() -> AbstractContextManager[Any]:
     """A job whose worker died is nobody's."""
-    return patch.object(Dispatcher, "_take_back_lost_jobs", lambda _: None)
+    return patch.object(Dispatcher, "_take_back_lost_jobs", lambda *_: None)
 
 
 def handed_back_as_failed() -> AbstractContextManager[Any]:

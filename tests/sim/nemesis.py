@@ -148,7 +148,8 @@ class Nemesis:
 
     def _wipe(self, _: Process) -> None:
         self._note("broker wiped")
-        self.site.messages.waiting.clear()
+        for queue in self.site.messages.waiting.values():
+            queue.clear()
 
     def _jump(self, process: Process) -> None:
         seconds = self._world.random.choice((-90.0, -2.0, 2.0, 90.0))

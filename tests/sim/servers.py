@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from shared.errors import EgressFailed, StorageUnavailable, Unavailable
 from shared.ids import AssetKey, JobId
 from shared.programs import SOCKET_TIMEOUT
+from shared.queue import PREVIEWS, QUEUE
 from tests.memory.objects import MemoryObjects
 from tests.memory.server import MemoryServer
 from tests.sim.checks import Checks
@@ -53,6 +54,7 @@ class Network:
         self.weather = weather
         self.outages: dict[str, Outage] = {}  #: by server
         self.nature = Process(world, "nature")  #: does what happens when nobody waits for it any more
+        self.under_way = 0  #: of that, what is to come
 
     def unlucky(self) -> bool:
         """Say whether a call goes wrong that has no weather of its own."""
@@ -87,8 +89,10 @@ class Network:
         def do_it() -> None:
             self.world.wait(self.world.random.uniform(0, 3))
             self.world.note(f"late: {what}")
+            self.under_way -= 1
             act()
 
+        self.under_way += 1
         self.nature.spawn("late", do_it)
 
 
@@ -242,7 +246,7 @@ class Receiver:
 class Messages:
     """What lies in the broker."""
 
-    waiting: deque[JobId] = field(default_factory=deque)
+    waiting: dict[str, deque[JobId]] = field(default_factory=lambda: {PREVIEWS: deque(), QUEUE: deque()})  #: by queue
     arrived: Event = field(default_factory=Event)
 
 
@@ -254,11 +258,11 @@ class Broker:
         self._process = process
         self._messages = messages
 
-    def publish(self, jobs: Sequence[JobId]) -> None:
+    def publish(self, jobs: Sequence[JobId], queue: str = QUEUE) -> None:
         for job_id in jobs:
-            lost = self._lost(f"publish {job_id}")
+            lost = self._lost(f"publish {job_id} in {queue}")
             if not lost or self._network.world.random.random() < 0.5:
-                self._add(job_id)
+                self._add(job_id, queue)
             if lost:
                 raise Unavailable("simulated")
 
@@ -269,23 +273,24 @@ class Broker:
     def waiting(self) -> set[JobId]:
         if self._lost("waiting"):
             raise Unavailable("simulated")
-        return set(self._messages.waiting)
+        return {job_id for queue in self._messages.waiting.values() for job_id in queue}
 
-    def take(self, seconds: float) -> JobId | None:
-        """Return the next message, which is gone from the broker then; None if none comes in time."""
+    def take(self, queues: Sequence[str], seconds: float) -> JobId | None:
+        """Return the next message of the first queue that has one, which is gone then; None if none comes in time."""
         messages, world = self._messages, self._network.world
         if self._network.is_away("broker", seconds):
             world.wait(seconds)
             return None
-        if not messages.waiting:
+        if not any(messages.waiting[queue] for queue in queues):
             messages.arrived.clear()
             world.wait(seconds, messages.arrived)
-        if not messages.waiting:
+        queue = next((queue for queue in queues if messages.waiting[queue]), None)
+        if queue is None:
             return None
-        job_id = messages.waiting.popleft()
+        job_id = messages.waiting[queue].popleft()
         if world.random.random() < self._network.weather.broker:
             world.note(f"twice: {job_id}")
-            self._add(job_id)
+            self._add(job_id, queue)
         world.note(f"took {job_id}")
         return job_id
 
@@ -294,6 +299,6 @@ class Broker:
         network = self._network
         return network.is_away("broker", BROKER_TIMEOUT) or network.world.random.random() < network.weather.broker
 
-    def _add(self, job_id: JobId) -> None:
-        self._messages.waiting.append(job_id)
+    def _add(self, job_id: JobId, queue: str) -> None:
+        self._messages.waiting[queue].append(job_id)
         self._messages.arrived.set()

@@ -1,9 +1,11 @@
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.dispatch_policy import choose
+from api.dispatch_policy import Room, choose
 from shared.backlog import Backlog, Turn
 from shared.dispatch_store import Shares, Waiting
 from shared.ids import JobId, TeamId
@@ -13,6 +15,7 @@ from tests.samples import record
 
 WORK = record().parameters.work
 QUEUES = [Queue(lane, TeamId(team)) for lane in Lane for team in "abc"]
+COUNT = st.integers(0, 10_000)
 Lengths = dict[Queue, int]
 
 
@@ -31,7 +34,8 @@ def turns(lengths: Lengths, mine: Queue) -> list[JobId]:
         for each, count in lengths.items()
         for number in range(count)
     ]
-    chosen, _ = choose(waiting, Shares(0, {}), count=len(waiting), now_us=0, ageing=timedelta(minutes=5))
+    room = Room(slots=len(waiting), previews=0)
+    chosen, _ = choose(waiting, Shares(0, {}), room=room, now_us=0, ageing=timedelta(minutes=5))
     return [job.job_id for job in chosen]
 
 
@@ -82,3 +86,47 @@ def test_nobody_knows_how_long_it_takes_while_no_worker_has_told_its_speed() -> 
 
 def test_a_teams_own_jobs_count_though_no_dispatcher_has_told_what_waits() -> None:
     assert Backlog.parse(None).turn(record(), rank=3) == Turn(4, None)
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [
+        ({}, 0),
+        ({"workers": 3, "speed": 3.0}, 0),  # nothing to do: to zero
+        ({"waiting": {"normal:a": (1, 1)}}, 1),  # from zero, whatever it takes
+        ({"waiting": {"normal:a": (90, 9000)}, "workers": 2}, 2),  # nobody knows yet how long it takes
+        ({"waiting": {"normal:a": (10, 600)}, "workers": 1, "speed": 10.0}, 1),  # 60 GPU-seconds in 60 s
+        ({"waiting": {"normal:a": (10, 601)}, "workers": 1, "speed": 10.0}, 2),
+        ({"waiting": {"normal:a": (10, 601)}, "workers": 4, "speed": 40.0}, 2),  # the speed is that of all together
+        ({"waiting": {"normal:a": (5, 400), "low:b": (5, 400)}, "workers": 1, "speed": 10.0}, 2),
+        ({"waiting": {"normal:a": (0, 900)}, "published": 9, "workers": 1, "speed": 10.0}, 2),  # their work is told too
+        ({"waiting": {"normal:a": (99, 99999)}, "workers": 1, "speed": 10.0}, 5),  # bounded
+        ({"running": 1, "running_work": 10, "workers": 3, "speed": 30.0}, 1),
+        ({"running": 1}, 1),  # its worker may have been slow to tell that it lives
+        ({"running": 3, "running_work": 3, "workers": 3, "speed": 30.0}, 3),  # a second of work, but three are busy
+        ({"running": 9, "running_work": 9, "workers": 3, "speed": 30.0}, 3),  # several jobs in one worker
+        ({"running": 8, "running_work": 8, "workers": 8, "speed": 80.0}, 8),  # busy beyond the bound
+    ],
+)
+def test_desired_workers_are_gpu_seconds_by_target_wait_within_bounds(known: dict[str, Any], wanted: int) -> None:
+    assert Backlog.model_validate(known).desired_workers(timedelta(minutes=1), most=5) == wanted
+
+
+@given(
+    st.builds(
+        Backlog,
+        waiting=st.dictionaries(st.sampled_from([str(each) for each in QUEUES]), st.tuples(st.integers(0, 99), COUNT)),
+        published=st.integers(0, 9),
+        running=st.integers(0, 9),
+        running_work=COUNT,
+        workers=st.integers(0, 9),
+        speed=st.sampled_from([0.0, 0.1, 30.0]),
+    ),
+    st.integers(1, 9),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_busy_worker_is_scaled_away_and_none_is_wanted_only_when_there_is_no_job(seen: Backlog, most: int) -> None:
+    wanted = seen.desired_workers(timedelta(minutes=1), most)
+    assert wanted >= min(seen.running, seen.workers)
+    assert wanted <= max(most, seen.running)
+    assert (wanted == 0) == (not seen.running + seen.published + sum(count for count, _ in seen.waiting.values()))

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.dispatch_policy import choose, window
+from api.dispatch_policy import Room, choose, window
 from shared.dispatch_store import Shares, Waiting
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
@@ -37,16 +37,18 @@ class Dispatcher:
         for each in waiting:
             self.queues.setdefault(each.queue, []).append(each)
 
-    def round(self, count: int = 1) -> list[Waiting]:
-        shown = [each for queue in self.queues.values() for each in queue[: count + 1]]
-        chosen, self.given = choose(shown, self.given, count=count, now_us=self.now_us, ageing=AGEING)
+    def round(self, slots: int = 1, previews: int = 0) -> list[Waiting]:
+        room = Room(slots, previews)
+        lanes = Lane if slots else {Lane.PREVIEW}
+        shown = [each for queue, own in self.queues.items() if queue.lane in lanes for each in own[: sum(room) + 1]]
+        chosen, self.given = choose(shown, self.given, room=room, now_us=self.now_us, ageing=AGEING)
         for each in chosen:
             self.queues[each.queue].remove(each)
         return chosen
 
-    def all(self, count: int = 1) -> list[Waiting]:
+    def all(self, slots: int = 1) -> list[Waiting]:
         chosen = []
-        while batch := self.round(count):
+        while batch := self.round(slots):
             chosen += batch
         return chosen
 
@@ -68,14 +70,53 @@ def unfairness(chosen: Sequence[Waiting], teams: str) -> int:
 
 
 def test_as_many_messages_as_there_are_free_slots_and_the_headroom() -> None:
-    assert window(slots=4, running=1, under_way=0, headroom=1) == 4
-    assert window(slots=4, running=1, under_way=3, headroom=1) == 1
-    assert window(slots=4, running=4, under_way=1, headroom=1) == 0
-    assert window(slots=4, running=9, under_way=9, headroom=1) == 0
+    four = Room(slots=4, previews=0)
+    assert window(four, others=1, previews=0, headroom=1) == Room(4, 0)
+    assert window(four, others=4, previews=0, headroom=1) == Room(1, 0)
+    assert window(four, others=3, previews=2, headroom=1) == Room(0, 0)
+    assert window(four, others=18, previews=0, headroom=1) == Room(0, 0)
+
+
+def test_previews_have_room_of_their_own_and_beyond_it_take_that_of_others() -> None:
+    workers = Room(slots=4, previews=2)
+    assert window(workers, others=0, previews=0, headroom=1) == Room(5, 3)
+    assert window(workers, others=9, previews=0, headroom=1) == Room(0, 3)
+    assert window(workers, others=0, previews=3, headroom=1) == Room(5, 0)
+    assert window(workers, others=0, previews=5, headroom=1) == Room(3, 0)
+    assert window(workers, others=2, previews=9, headroom=0) == Room(0, 0)
 
 
 def test_nothing_is_published_while_no_worker_lives() -> None:
-    assert window(slots=0, running=0, under_way=0, headroom=1) == 0
+    assert window(Room(0, 0), others=0, previews=0, headroom=1) == Room(0, 0)
+
+
+def test_a_worker_that_runs_previews_alone_lets_one_more_job_be_published() -> None:
+    assert window(Room(slots=0, previews=2), others=0, previews=2, headroom=1) == Room(1, 1)
+
+
+@given(waiting=st.lists(st.sampled_from(Lane), max_size=12), slots=st.integers(0, 5), previews=st.integers(0, 5))
+def test_no_lane_takes_the_room_that_is_not_its_own(waiting: list[Lane], slots: int, previews: int) -> None:
+    shown = [job("a", number, lane=lane) for number, lane in enumerate(waiting)]
+    got = [each.queue.lane for each in Dispatcher(shown).round(slots, previews)]
+    quick, slow = waiting.count(Lane.PREVIEW), len(waiting) - waiting.count(Lane.PREVIEW)
+    assert got.count(Lane.PREVIEW) == min(quick, slots + previews)
+    assert len(got) - got.count(Lane.PREVIEW) == min(slow, slots - max(0, min(quick, slots + previews) - previews))
+
+
+def test_a_job_that_aged_into_the_lane_of_previews_takes_no_room_of_theirs() -> None:
+    old = job("a", 0, accepted_us=0)
+    dispatcher = Dispatcher([old, *jobs("b", 2, lane=Lane.PREVIEW)], now_us=700 * SECOND)
+    assert teams_of(dispatcher.round(slots=0, previews=1)) == "b"
+    assert teams_of(dispatcher.round(slots=1, previews=1)) == "ab"
+
+
+def test_previews_chosen_while_nobody_sees_who_else_waits_put_nobody_back() -> None:
+    dispatcher = Dispatcher([*jobs("a", 40), *jobs("b", 40), *jobs("p", 30, work=100, lane=Lane.PREVIEW)])
+    dispatcher.round(slots=10)  # previews of team p, which has much more than the others now
+    for _ in range(20):
+        dispatcher.round(slots=0, previews=1)
+    dispatcher.add(jobs("c", 40))
+    assert teams_of(dispatcher.round(slots=30)).count("c") == 10
 
 
 def test_a_late_team_with_few_jobs_does_not_wait_behind_a_thousand() -> None:
@@ -123,24 +164,24 @@ def test_what_two_teams_got_differs_by_no_more_than_a_job_while_both_wait(works:
 @settings(max_examples=200, deadline=None)
 def test_a_batch_has_no_job_twice_none_too_many_and_one_order(waiting: list[Waiting], count: int) -> None:
     ordered = sorted(waiting, key=lambda each: (each.accepted_us, each.job_id))
-    now_us = 1000 * SECOND
-    chosen, given_then = choose(ordered, Shares(0, {}), count=count, now_us=now_us, ageing=AGEING)
+    room, now_us = Room(count, 0), 1000 * SECOND
+    chosen, given_then = choose(ordered, Shares(0, {}), room=room, now_us=now_us, ageing=AGEING)
     assert len(chosen) == len(set(chosen)) == min(count, len(waiting))
     for queue in {each.queue for each in waiting}:
         own = [each for each in ordered if each.queue == queue]
         assert [each for each in chosen if each.queue == queue] == own[: sum(each.queue == queue for each in chosen)]
     by_queue = sorted(ordered, key=lambda each: each.queue)  # the queues' order says nothing
-    assert choose(by_queue, Shares(0, {}), count=count, now_us=now_us, ageing=AGEING) == (chosen, given_then)
+    assert choose(by_queue, Shares(0, {}), room=room, now_us=now_us, ageing=AGEING) == (chosen, given_then)
 
 
 def test_many_rounds_of_one_share_the_work_as_one_round_of_many() -> None:
     waiting = [*jobs("a", 60, work=1), *jobs("b", 6, work=10), *jobs("c", 20, work=3)]
-    assert Dispatcher(waiting).all(count=1) == Dispatcher(waiting).all(count=99)
+    assert Dispatcher(waiting).all(slots=1) == Dispatcher(waiting).all(slots=99)
 
 
 def test_previews_go_first_and_low_jobs_last() -> None:
     waiting = [*jobs("a", 2, lane=Lane.LOW), *jobs("b", 2), *jobs("c", 2, lane=Lane.PREVIEW)]
-    chosen = Dispatcher(waiting).all(count=2)
+    chosen = Dispatcher(waiting).all(slots=2)
     assert [each.queue.lane for each in chosen] == [Lane.PREVIEW] * 2 + [Lane.NORMAL] * 2 + [Lane.LOW] * 2
 
 
@@ -157,7 +198,7 @@ def test_a_job_that_waits_moves_up_a_lane_at_a_time() -> None:
             job("n", 1, accepted_us=now_us),
             *([job("p", 2, lane=Lane.PREVIEW, accepted_us=now_us)] * (waited > 500)),
         ]
-        assert teams_of(Dispatcher([low, *fresh], now_us).all(count=9)) == expected, waited
+        assert teams_of(Dispatcher([low, *fresh], now_us).all(slots=9)) == expected, waited
 
 
 def test_nobody_starves_behind_a_stream_of_previews() -> None:
@@ -195,7 +236,7 @@ def test_a_new_team_does_not_catch_up_with_the_others_because_low_jobs_wait() ->
 
 def test_time_that_stands_still_or_goes_back_takes_no_job_down() -> None:
     late = [job("a", 0, accepted_us=900 * SECOND), job("b", 1, lane=Lane.LOW, accepted_us=900 * SECOND)]
-    assert teams_of(Dispatcher(late, now_us=0).all(count=2)) == "ab"
+    assert teams_of(Dispatcher(late, now_us=0).all(slots=2)) == "ab"
 
 
 def test_the_clock_never_goes_back() -> None:

@@ -1,19 +1,26 @@
+import gc
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event
+from typing import Any
+from weakref import ReferenceType, ref
 
 import pytest
 
 from shared.clock import Clock
 from shared.errors import LeaseLost, ModelFailed, ReduxqError
-from shared.images import Picture
-from tests.models import PacedModel, Steps
+from shared.images import Picture, Source
+from shared.jobs import Recipe
+from tests.models import PacedModel, Steps, seed_of
 from tests.samples import picture, record
 from worker.engine import Engine
+from worker.work import OutOfMemory, Varied
+
+SOURCE = Source(picture(), "digest")
 
 
 class Follower:
@@ -33,8 +40,8 @@ class Follower:
 
 
 @contextmanager
-def running(model: PacedModel) -> Iterator[Engine]:
-    engine = Engine(model, Clock(), timedelta(minutes=1))
+def running(model: PacedModel, call_tokens: int = 16_384) -> Iterator[Engine]:
+    engine = Engine(model, Clock(), timedelta(minutes=1), call_tokens)
     engine.start()
     yield engine
     engine.stop()
@@ -44,7 +51,7 @@ def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -
     follower = Follower()
     with running(PacedModel()) as engine:
         recipe = record(seed=5, num_outputs=3, num_inference_steps=4, megapixels="0.25").parameters.recipe
-        pictures = engine.vary(picture(), recipe, follower).pictures
+        pictures = engine.vary(SOURCE, recipe, follower).pictures
     assert [image.getpixel((0, 0)) for image in pictures] == [(5, 0, 0), (6, 0, 0), (7, 0, 0)]
     assert pictures[0].size == (576, 448)
     assert follower.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -54,31 +61,31 @@ def test_a_model_that_fails_now_and_then_fails_its_job_and_the_engine_lives_on()
     with running(PacedModel(fails_for=frozenset({13}))) as engine:
         for _ in range(2):
             with pytest.raises(RuntimeError, match="CUDA error"):
-                engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
-            assert len(engine.vary(picture(), record(seed=1).parameters.recipe, Follower()).pictures) == 1
+                engine.vary(SOURCE, record(seed=13).parameters.recipe, Follower())
+            assert len(engine.vary(SOURCE, record(seed=1).parameters.recipe, Follower()).pictures) == 1
 
 
 def test_a_model_that_knows_that_it_failed_may_do_so_often() -> None:
     class Honest(PacedModel):
-        def decode(self, denoising: Steps) -> list[Picture]:
+        def decode(self, row: Steps) -> Callable[[], Picture]:
             raise ModelFailed
 
     with running(Honest()) as engine:
         for _ in range(3):
             with pytest.raises(ModelFailed):
-                engine.vary(picture(), record(num_inference_steps=1).parameters.recipe, Follower())
+                engine.vary(SOURCE, record(num_inference_steps=1).parameters.recipe, Follower())
 
 
 SICK = """
 from tests.models import PacedModel
-from tests.samples import picture, record
-from tests.unit.test_engine import Follower, running
+from tests.samples import record
+from tests.unit.test_engine import SOURCE, Follower, running
 with running(PacedModel(fails_for=frozenset({13}))) as engine:
     try:
-        engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
+        engine.vary(SOURCE, record(seed=13).parameters.recipe, Follower())
     except RuntimeError:
         print("survived the first")
-    engine.vary(picture(), record(seed=13).parameters.recipe, Follower())
+    engine.vary(SOURCE, record(seed=13).parameters.recipe, Follower())
 """
 IDLE = """
 import time
@@ -114,29 +121,143 @@ def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:
     follower = Follower(end_at=2)
     with running(PacedModel()) as engine:
         with pytest.raises(LeaseLost):
-            engine.vary(picture(), record(num_inference_steps=50).parameters.recipe, follower)
-        assert len(engine.vary(picture(), record().parameters.recipe, Follower()).pictures) == 1
+            engine.vary(SOURCE, record(num_inference_steps=50).parameters.recipe, follower)
+        assert len(engine.vary(SOURCE, record().parameters.recipe, Follower()).pictures) == 1
     assert follower.seen == [(1, 50), (2, 50)]
 
 
-def test_jobs_run_in_the_order_they_came() -> None:
-    model, first_is_in = PacedModel(pace=0.01), Event()
+class Together:
+    """An engine that is given jobs while another runs that holds it up."""
 
-    class First(Follower):
-        def tell(self, step: int, steps: int) -> None:
-            first_is_in.set()
+    def __init__(self, model: PacedModel) -> None:
+        self.model = model
+        self._first_is_in = Event()
 
-    with running(model) as engine, ThreadPoolExecutor() as pool:
+    def run(self, *recipes: Recipe, holds: Recipe, follower: Follower | None = None) -> list[Varied | Exception]:
+        """Return what came of the recipes; the first has the follower."""
+        follows = iter([follower or Follower()])
+        with running(self.model) as engine, ThreadPoolExecutor() as pool:
+            pool.submit(engine.vary, SOURCE, holds, _Holding(self._first_is_in))
+            self._first_is_in.wait()
+            calls = [pool.submit(engine.vary, SOURCE, recipe, next(follows, Follower())) for recipe in recipes]
+            return [call.exception() or call.result() for call in calls]  # type: ignore[misc]
 
-        def give(seed: int, follower: Follower) -> Callable[[], object]:
-            return pool.submit(engine.vary, picture(), record(seed=seed).parameters.recipe, follower).result
 
-        waits = [give(1, First())]
-        first_is_in.wait()
-        waits += [give(2, Follower())]
-        for wait in waits:
-            wait()
-    assert model.begun == [1, 2]
+class _Holding(Follower):
+    def __init__(self, begun: Event) -> None:
+        super().__init__()
+        self._begun = begun
+
+    def tell(self, step: int, steps: int) -> None:
+        self._begun.set()
+
+
+def recipe(**parameters: Any) -> Recipe:
+    chosen: dict[str, Any] = {"num_inference_steps": 4, "megapixels": "0.25"} | parameters
+    return record(**chosen).parameters.recipe
+
+
+def long_one(**parameters: Any) -> Recipe:
+    return recipe(**{"seed": 100, "num_inference_steps": 50, "megapixels": "1"} | parameters)
+
+
+def seeds_of(varied: Varied | Exception) -> list[int]:
+    assert isinstance(varied, Varied)
+    return [seed_of(picture) for picture in varied.pictures]
+
+
+def test_a_small_job_overtakes_a_large_one_between_two_of_its_calls() -> None:
+    model = PacedModel(pace=0.01)
+    Together(model).run(recipe(seed=1), holds=long_one())
+    told = [seeds[0] for seeds in model.calls]
+    assert 100 in told[: told.index(1)]
+    assert told[-1] == 100
+    assert told.index(1) < 25
+
+
+def test_rows_of_one_size_share_calls_and_those_of_two_sizes_never_do() -> None:
+    model = PacedModel(pace=0.002)
+    small = [recipe(seed=seed, num_outputs=2, num_inference_steps=40) for seed in (1, 11)]
+    results = Together(model).run(*small, recipe(seed=21, megapixels="1"), holds=long_one())
+    assert [seeds_of(result) for result in results] == [[1, 2], [11, 12], [21]]
+    assert any({1, 2, 11, 12} <= set(seeds) for seeds in model.calls)  # PacedModel asserts that sizes are not mixed
+
+
+def test_a_call_has_no_more_image_tokens_than_settings_allow_and_the_pictures_keep_their_order() -> None:
+    model = PacedModel()
+    with running(model, call_tokens=3 * 1008) as engine:  # of 576 x 448 pixels
+        varied = engine.vary(SOURCE, recipe(seed=1, num_outputs=4), Follower())
+    assert max(map(len, model.calls)) == 3
+    assert seeds_of(varied) == [1, 2, 3, 4]
+
+
+def test_a_call_that_does_not_fit_the_device_is_split_and_its_size_stays_split() -> None:
+    model = PacedModel(most_rows=1)
+    with running(model) as engine:
+        for _ in range(2):
+            assert seeds_of(engine.vary(SOURCE, recipe(seed=1, num_outputs=4), Follower())) == [1, 2, 3, 4]
+    assert {len(seeds) for seeds in model.calls} == {1}
+
+
+def test_a_picture_that_does_not_fit_the_device_alone_fails_its_job() -> None:
+    with running(PacedModel(most_rows=0)) as engine, pytest.raises(OutOfMemory):
+        engine.vary(SOURCE, recipe(), Follower())
+
+
+def test_a_job_that_leaves_takes_nothing_from_those_it_shared_calls_with() -> None:
+    model, leaver = PacedModel(pace=0.005), Follower(end_at=2)
+    holds = long_one(num_inference_steps=10)
+    gone, stayed = Together(model).run(
+        recipe(seed=1, num_inference_steps=20), recipe(seed=11), holds=holds, follower=leaver
+    )
+    assert isinstance(gone, LeaseLost)
+    assert seeds_of(stayed) == [11]
+
+
+def test_a_job_that_breaks_a_shared_call_fails_alone() -> None:
+    class Breaking(PacedModel):
+        def advance(self, rows: Sequence[Steps]) -> None:
+            if any(row.seed == 11 and row.step == 2 for row in rows):
+                tried.append([row.seed for row in rows])
+                raise RuntimeError("CUDA error")
+            super().advance(rows)
+
+    tried: list[list[int]] = []
+    jobs = [recipe(seed=seed, num_inference_steps=40) for seed in (1, 11)]
+    whole, broken = Together(Breaking(pace=0.002)).run(*jobs, holds=long_one())
+    assert isinstance(broken, RuntimeError)
+    assert seeds_of(whole) == [1]
+    assert sorted(tried[0]) == [1, 11]
+    assert tried[1:] == [[11]]
+
+
+def test_jobs_that_do_not_fit_the_device_do_not_make_it_a_sick_one() -> None:
+    with running(PacedModel(most_rows=0)) as engine:
+        for _ in range(3):
+            with pytest.raises(OutOfMemory):
+                engine.vary(SOURCE, recipe(), Follower())
+
+
+@pytest.mark.parametrize(("seed", "error"), [(7, LeaseLost), (13, RuntimeError)])
+def test_nothing_keeps_a_job_alive_that_was_canceled_or_failed(seed: int, error: type[Exception]) -> None:
+    kept: list[ReferenceType[Steps]] = []
+
+    class Remembering(PacedModel):
+        def begin(self, prepared: Recipe) -> list[Steps]:
+            rows = super().begin(prepared)
+            kept.extend(map(ref, rows))
+            return rows
+
+    gc.disable()
+    try:
+        with running(Remembering(fails_for=frozenset({13}))) as engine:
+            for _ in range(3):
+                with pytest.raises(error):
+                    engine.vary(SOURCE, recipe(seed=seed), Follower(end_at=2))
+                engine.vary(SOURCE, recipe(), Follower())
+            assert [row() for row in kept[:6:2]] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None:
@@ -147,7 +268,7 @@ def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None
             left.append(engine.seconds_left)
 
     with running(PacedModel(pace=0.02)) as engine:
-        varied = engine.vary(picture(), record(num_inference_steps=10).parameters.recipe, Listener())
+        varied = engine.vary(SOURCE, record(num_inference_steps=10).parameters.recipe, Listener())
     assert 0.2 <= varied.seconds < 1
     assert left[0] == 0.0  # idle
     assert left[1] >= 9 * 0.02
@@ -156,12 +277,10 @@ def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None
 
 
 def test_a_stopped_engine_has_finished_what_it_was_given() -> None:
-    engine = Engine(PacedModel(pace=0.01), Clock(), timedelta(minutes=1))
+    engine = Engine(PacedModel(pace=0.01), Clock(), timedelta(minutes=1), call_tokens=16_384)
     engine.start()
     with ThreadPoolExecutor() as pool:
-        job = pool.submit(
-            engine.vary, picture(), record(num_inference_steps=5).parameters.recipe, follower := Follower()
-        )
+        job = pool.submit(engine.vary, SOURCE, record(num_inference_steps=5).parameters.recipe, follower := Follower())
         while not follower.seen:
             pass
         engine.stop()

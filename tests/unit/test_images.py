@@ -23,7 +23,7 @@ def test_the_types_that_are_taken_are_known_by_their_bytes(image_type: ImageType
 def test_a_photograph_with_a_second_picture_behind_it_is_a_jpeg() -> None:
     data = encoded(picture(), "MPO", save_all=True, append_images=[picture()])
     assert inspect(BytesIO(data), max_pixels=LIMIT) is ImageType.JPEG
-    assert read_source(data).size == (64, 48)
+    assert read_source(data).picture.size == (64, 48)
 
 
 @pytest.mark.parametrize("image_type", ImageType)
@@ -69,31 +69,31 @@ def test_rubbish_is_refused_in_our_own_words(noise: bytes, image_type: ImageType
             inspect(BytesIO(data), max_pixels=LIMIT)
         except (BrokenImage, UnsupportedImage):
             continue
-        assert read_source(data).mode == "RGB"
+        assert read_source(data).picture.mode == "RGB"
 
 
 def test_the_model_sees_the_picture_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
-    upright = read_source(encoded(picture(64, 48), "JPEG", exif=exif))
+    upright = read_source(encoded(picture(64, 48), "JPEG", exif=exif)).picture
     assert upright.size == (48, 64)
 
 
 def test_transparency_becomes_white() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert read_source(encoded(clear, "PNG")).getpixel((4, 4)) == (255, 255, 255)
+    assert read_source(encoded(clear, "PNG")).picture.getpixel((4, 4)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("L", (8, 8), 200).convert(mode) if mode != "LA" else Image.new("LA", (8, 8), (200, 255))
     data = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
-    assert read_source(data).mode == "RGB"
+    assert read_source(data).picture.mode == "RGB"
 
 
 def test_sixteen_bits_of_grey_keep_their_levels() -> None:
     data = encoded(Image.linear_gradient("L").convert("I").point(lambda level: level * 257).convert("I;16"), "PNG")
-    levels = [read_source(data).getpixel((0, row)) for row in (0, 128, 255)]
+    levels = [read_source(data).picture.getpixel((0, row)) for row in (0, 128, 255)]
     assert [level[0] for level in levels if isinstance(level, tuple)] == pytest.approx([0, 128, 255], abs=1)
 
 
@@ -101,7 +101,7 @@ def test_sixteen_bits_of_grey_keep_their_levels() -> None:
 def test_damaged_exif_does_not_spoil_a_picture() -> None:
     data = encoded(picture(), "WEBP", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert inspect(BytesIO(data), max_pixels=LIMIT) is ImageType.WEBP
-    assert read_source(data).size == (64, 48)
+    assert read_source(data).picture.size == (64, 48)
 
 
 @pytest.mark.parametrize("output_format", OutputFormat)

@@ -18,7 +18,7 @@ def test_every_setting_has_a_default() -> None:
         ("REDUXQ_PORT", "1", "unknown setting REDUXQ_PORT"),
         ("REDUXQ_API__PROT", "1", "REDUXQ_API__PROT is no setting"),
         ("REDUXQ_API__PORT", "99999", "REDUXQ_API__PORT: .*65535, not '99999'"),
-        ("REDUXQ_MODEL__DTYPE", "int8", "REDUXQ_MODEL__DTYPE: .*'bfloat16'.*, not 'int8'"),
+        ("REDUXQ_MODEL__PRECISION", "int8", "REDUXQ_MODEL__PRECISION: .*'bfloat16'.*, not 'int8'"),
         ("REDUXQ_STORAGE__LINK_SECONDS", "604801", "REDUXQ_STORAGE__LINK_SECONDS"),
         ("REDUXQ_RECORDS__URL", "localhost", "REDUXQ_RECORDS__URL: must look like redis://"),
         ("REDUXQ_JOBS__LEASE_SECONDS", "soon", "REDUXQ_JOBS__LEASE_SECONDS"),

@@ -3,25 +3,27 @@
 Source: diffusers, pipeline_flux_prior_redux.py.
 """
 
-from typing import Final
-
 import torch
 from torch import Tensor
 
 from shared.images import Picture
 from worker.redux.weights import Weights
 
-#: Rows that an absent T5 prompt leaves, all zero: its longest sequence.
-PROMPT_ROWS: Final = 512
+
+def preprocess(weights: Weights, picture: Picture) -> Tensor:
+    """Return what SigLIP looks at, (1, 3, height, width) float32 on the CPU."""
+    pixels: Tensor = weights.image_processor(images=picture, do_convert_rgb=True, return_tensors="pt")["pixel_values"]
+    return pixels
 
 
-def condition(weights: Weights, source: Picture) -> Tensor:
+def condition(weights: Weights, pixels: Tensor) -> Tensor:
     """Return the context of one source; never of several, for diffusers' own pipeline would add them up.
 
     Returns:
-        (1, 512 + patches, width) in the model's dtype; FLUX.1 Redux has 27 x 27 SigLIP patches, width 4096.
+        (1 + patches, width) as the transformer's blocks take it: the row that stands for the absent prompt's, then the
+        source. FLUX.1 Redux has 27 x 27 SigLIP patches, width 3072.
     """
-    pixels = weights.image_processor(images=source, do_convert_rgb=True, return_tensors="pt")["pixel_values"]
-    patches = weights.image_encoder(pixels.to(weights.device, weights.dtype)).last_hidden_state
-    image: Tensor = weights.image_embedder(patches).image_embeds
-    return torch.cat([image.new_zeros(1, PROMPT_ROWS, image.shape[2]), image], dim=1)
+    patches = weights.image_encoder(pixels.to(weights.dtype)).last_hidden_state
+    image: Tensor = weights.image_embedder(patches).image_embeds[0]
+    context: Tensor = weights.transformer.context_embedder(torch.cat([image.new_zeros(1, image.shape[1]), image]))
+    return context

@@ -9,26 +9,33 @@ from torch import Tensor
 
 from shared.errors import ModelFailed
 from shared.images import Picture
-from worker.redux.denoise import Denoising
+from worker.redux.denoise import Trajectory
 from worker.redux.latents import unpack
 from worker.redux.weights import Weights
 
 
-def decode(weights: Weights, denoising: Denoising) -> list[Picture]:
-    """Return the pictures in the rows' order, RGB; decoded one by one, so that memory does not grow with the rows.
+def colours(weights: Weights, row: Trajectory) -> Tensor:
+    """Return what the VAE makes of the latents, (3, height, width), about -1 ... 1."""
+    config = weights.vae.config
+    cells = unpack(row.latents.unsqueeze(0), row.size)
+    scaled = (cells / config.scaling_factor + config.shift_factor).to(weights.dtype)
+    decoded: Tensor = weights.vae.decode(scaled, return_dict=False)[0][0]
+    return decoded
+
+
+def levels(decoded: Tensor) -> Tensor:
+    """Return (height, width, 4) uint8: red, green, blue, and 1 where all three are finite numbers."""
+    shown = (decoded.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
+    finite = decoded.isfinite().all(dim=0, keepdim=True)
+    return torch.cat([shown, finite]).to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def picture(shown: Tensor) -> Picture:
+    """Return the picture of levels that have come to the CPU.
 
     Raises:
-        ModelFailed: If a picture is not made of finite numbers.
+        ModelFailed: If it is not made of finite numbers.
     """
-    cells = unpack(denoising.latents, denoising.recipe.size)
-    return [_picture(weights, row) for row in cells.unsqueeze(1)]
-
-
-def _picture(weights: Weights, cells: Tensor) -> Picture:
-    config = weights.vae.config
-    scaled = (cells / config.scaling_factor + config.shift_factor).to(weights.dtype)
-    colours: Tensor = weights.vae.decode(scaled, return_dict=False)[0].squeeze(0).float()
-    if not colours.isfinite().all():
+    if not shown[..., 3].all():
         raise ModelFailed("the model computed numbers that are not finite")
-    levels = (colours / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(shown[..., :3].numpy())

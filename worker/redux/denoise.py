@@ -1,84 +1,71 @@
-"""The denoising of one job's variations, one step at a time.
+"""The denoising of trajectories, one step at a time, whatever jobs they belong to.
 
-Source: diffusers, pipeline_flux.py.
+Source: diffusers, pipeline_flux.py; transformer_flux.py; scheduling_flow_match_euler_discrete.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from shared.jobs import Recipe
-from worker.redux.latents import noise, positions
-from worker.redux.schedule import Schedule, make_schedule
+from shared.sizes import Size
+from worker.redux.schedule import Schedule
 from worker.redux.weights import Weights
 
 
 @dataclass(eq=False)
-class Denoising:
-    """The trajectories of one job, all at the same step."""
+class Trajectory:
+    """One variation on its way; all that it needs is its own or never changes."""
 
-    latents: Tensor  #: (variations, tokens, channels) float32, packed
-    condition: Tensor  #: (1, context, width), shared by all rows
-    positions: Tensor  #: (tokens, 3)
+    size: Size
+    latents: Tensor  #: (tokens, channels) packed, float32 or wider
+    context: Tensor  #: (1 + patches, width)
+    rotary: Tensor  #: (2, 1 + patches + tokens, width of a head) float32: cosines, sines
+    table: Tensor  #: (steps, numbers) of the modulation
     schedule: Schedule
-    recipe: Recipe
     step: int = 0  #: steps done
 
     @property
     def steps(self) -> int:
         return len(self.schedule.timesteps)
 
-    @property
-    def finished(self) -> bool:
-        return self.step == self.steps
 
+def advance(weights: Weights, rows: Sequence[Trajectory]) -> None:
+    """Take one Euler step with every row in one call of the transformer; the rows have one size.
 
-def begin(weights: Weights, condition: Tensor, recipe: Recipe) -> Denoising:
-    """Return a trajectory of pure noise for each seed.
-
-    Each row has a generator of its own on the CPU, so any one can be made again alone, on any device.
+    The latents are rounded to float32 before it, as diffusers' scheduler does, and never to less.
 
     Raises:
-        ValueError: If a side is not a positive multiple of 16 pixels.
+        IndexError: If a row has no step left; then none has changed.
     """
-    channels = weights.transformer.config.in_channels // 4
-    latents = noise(recipe.seeds, channels=channels, size=recipe.size).to(weights.device)
-    return Denoising(
-        latents=latents,
-        condition=condition,
-        positions=positions(recipe.size).to(weights.device, weights.dtype),
-        schedule=make_schedule(weights.scheduler, recipe.num_inference_steps, latents.shape[1]),
-        recipe=recipe,
+    latents = torch.stack([row.latents for row in rows])
+    flat = torch.stack([row.table[row.step] for row in rows])
+    sigmas = [row.schedule.sigmas[row.step : row.step + 2] for row in rows]
+    # As the scheduler, which keeps sigmas in float32.
+    before, after = torch.tensor(sigmas, dtype=torch.float32).to(latents.device, non_blocking=True).unbind(dim=1)
+    velocity = _velocity(weights, latents, torch.stack([row.context for row in rows]), flat, rows[0].rotary)
+    wide = torch.promote_types(velocity.dtype, torch.float32)
+    latents = latents.float() + (after - before).view(-1, 1, 1) * velocity.to(wide)
+    for row, moved in zip(rows, latents.unbind(), strict=True):
+        row.latents = moved
+        row.step += 1
+
+
+def _velocity(weights: Weights, latents: Tensor, context: Tensor, flat: Tensor, rotary: Tensor) -> Tensor:
+    """Return d latents / d sigma, of the latents' shape, in the model's dtype.
+
+    This is the transformer's own forward, but that each block has its modulation from the tables.
+    """
+    transformer, numbers = weights.transformer, weights.modulation.numbers(flat)
+    hidden = transformer.x_embedder(latents.to(weights.dtype))
+    cosines_sines = tuple(rotary.unbind())
+    stages = (
+        (transformer.transformer_blocks, numbers.double),
+        (transformer.single_transformer_blocks, numbers.single),
     )
-
-
-def advance(weights: Weights, denoising: Denoising) -> None:
-    """Take one Euler step with every row in one call of the transformer.
-
-    The latents stay in float32 between the steps, also where the transformer computes in less.
-
-    Raises:
-        IndexError: If no step is left.
-    """
-    step, sigmas = denoising.step, denoising.schedule.sigmas
-    velocity = _velocity(weights, denoising, denoising.schedule.timesteps[step])
-    denoising.latents = denoising.latents + (sigmas[step + 1] - sigmas[step]) * velocity
-    denoising.step += 1
-
-
-def _velocity(weights: Weights, denoising: Denoising, timestep: float) -> Tensor:
-    """Return d latents / d sigma, float32, of the latents' shape."""
-    transformer, latents, condition = weights.transformer, denoising.latents, denoising.condition
-    rows = latents.shape[0]
-    guided = transformer.config.guidance_embeds
-    velocity: Tensor = transformer(
-        hidden_states=latents.to(weights.dtype),
-        encoder_hidden_states=condition.expand(rows, -1, -1),
-        pooled_projections=condition.new_zeros(rows, transformer.config.pooled_projection_dim),
-        timestep=condition.new_full((rows,), timestep) / 1000,
-        guidance=latents.new_full((rows,), denoising.recipe.guidance_scale) if guided else None,
-        img_ids=denoising.positions,
-        txt_ids=condition.new_zeros(condition.shape[1], denoising.positions.shape[1]),
-        return_dict=False,
-    )[0]
-    return velocity.float()
+    for blocks, own in stages:
+        for block, temb in zip(blocks, own, strict=True):
+            context, hidden = block(hidden, context, temb, cosines_sines)
+    velocity: Tensor = transformer.proj_out(transformer.norm_out(hidden, numbers.out))
+    return velocity

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from torch import Tensor
 
 from tests.unit.redux.fake_hub import FakeHub, serve
-from tests.unit.redux.pictures import beach
-from tests.unit.redux.running import load
+from tests.unit.redux.running import load, make_model
 from worker.redux.model import ReduxModel
 from worker.redux.tiny import write_tiny
 from worker.redux.weights import Weights
@@ -35,13 +33,8 @@ def weights(bundle: Path) -> Weights:
 
 
 @pytest.fixture(scope="session")
-def model(weights: Weights) -> ReduxModel:
-    return ReduxModel(weights)
-
-
-@pytest.fixture(scope="session")
-def condition(model: ReduxModel) -> Tensor:
-    return model.condition(beach())
+def model(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> ReduxModel:
+    return make_model(weights, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

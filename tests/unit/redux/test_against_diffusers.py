@@ -1,127 +1,159 @@
 """diffusers' own pipelines are the reference: same weights, same seeds, same pictures."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxPriorReduxPipeline
-from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
-from PIL import ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageStat
 from torch import Tensor
 
+from shared.jobs import Recipe
 from tests.unit.redux.pictures import beach, portrait
-from tests.unit.redux.running import difference, finish, load
-from worker.redux import conditioning
+from tests.unit.redux.running import difference, finish, load, make_model, recipe, source, start
+from tests.unit.redux.stock import (
+    NO_TEXT_ENCODERS,
+    stock_context,
+    stock_decoded,
+    stock_latents,
+    stock_pipeline,
+    stock_prior,
+)
+from tests.unit.redux.wide import write_wide
+from worker.redux import decode
+from worker.redux.denoise import Trajectory
 from worker.redux.model import ReduxModel
 from worker.redux.weights import Weights
 
-FLOAT32_TOLERANCE = 1e-5
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}  #: relative, of whole trajectories
 BFLOAT16_TOLERANCE = 5e-3  #: one rounding of the latents, which we keep in float32
-NO_TEXT_ENCODERS = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
 
 
-class Wish(NamedTuple):
-    """What is asked of both."""
+class Job(NamedTuple):
+    """What is asked of both, and when ours joins the others."""
 
-    size: tuple[int, int]
-    steps: int
-    seeds: list[int]
-
-
-def run(pipeline: FluxPipeline, condition: Tensor, wish: Wish, output: str) -> Any:
-    """Return what the stock pipeline makes of the condition: latents or pictures."""
-    return pipeline(
-        prompt_embeds=condition.expand(len(wish.seeds), -1, -1),
-        pooled_prompt_embeds=condition.new_zeros(len(wish.seeds), pipeline.transformer.config.pooled_projection_dim),
-        width=wish.size[0],
-        height=wish.size[1],
-        num_inference_steps=wish.steps,
-        guidance_scale=2.5,
-        generator=[torch.Generator().manual_seed(seed) for seed in wish.seeds],
-        output_type=output,
-    ).images
+    joins: int  #: calls of the model before
+    picture: Image.Image
+    recipe: Recipe
 
 
-def stock(weights: Weights) -> FluxPipeline:
-    pipeline = FluxPipeline(
-        transformer=weights.transformer, vae=weights.vae, scheduler=weights.scheduler, **NO_TEXT_ENCODERS
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+BEACH, PORTRAIT = beach(), portrait()
+JOBS = [
+    Job(0, BEACH, recipe([7, 8], size=(256, 192), steps=4, guidance_scale=2.5)),
+    Job(0, PORTRAIT, recipe([2**32 - 1], size=(160, 256), steps=3, guidance_scale=1.0)),
+    Job(1, PORTRAIT, recipe([7], size=(256, 192), steps=8, guidance_scale=5.3)),
+    Job(2, BEACH, recipe([0], size=(160, 256), steps=1)),
+    Job(3, BEACH, recipe([3], size=(256, 192), steps=2)),
+]
 
 
-def stock_prior(weights: Weights) -> FluxPriorReduxPipeline:
-    return FluxPriorReduxPipeline(
-        image_encoder=weights.image_encoder,
-        image_embedder=weights.image_embedder,
-        feature_extractor=weights.image_processor,
-    )
+class Wide(NamedTuple):
+    """The model of diffusers' widths in one dtype, and what diffusers makes of each job."""
+
+    weights: Weights
+    latents: list[Tensor]
+    decoded: list[Tensor]
 
 
 @pytest.fixture(scope="module")
-def pipeline(weights: Weights) -> FluxPipeline:
-    return stock(weights)
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wide")
+    write_wide(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def wide(request: pytest.FixtureRequest, wide_bundle: Path) -> Wide:
+    weights = load(wide_bundle, precision=request.param)
+    prior, pipeline = stock_prior(weights), stock_pipeline(wide_bundle, weights)
+    seen = {id(picture): dict(prior(picture)) for picture in (BEACH, PORTRAIT)}
+    latents = [stock_latents(pipeline, seen[id(job.picture)], job.recipe) for job in JOBS]
+    shown = [stock_decoded(pipeline, made, job.recipe, "pt") for made, job in zip(latents, JOBS, strict=True)]
+    return Wide(weights, latents, shown)
+
+
+def run_together(model: ReduxModel, jobs: list[Job]) -> list[list[Trajectory]]:
+    """Run the jobs as an engine would, rows of one size in one call, each joining when it is its time."""
+    begun: dict[int, list[Trajectory]] = {}
+    call = 0
+    while len(begun) < len(jobs) or any(row.step < row.steps for rows in begun.values() for row in rows):
+        for place, job in enumerate(jobs):
+            if job.joins <= call and place not in begun:
+                begun[place] = start(model, job.picture, job.recipe)
+        going = [row for rows in begun.values() for row in rows if row.step < row.steps]
+        for size in {row.size for row in going}:
+            model.advance([row for row in going if row.size == size])
+        call += 1
+    return [begun[place] for place in range(len(jobs))]
+
+
+@pytest.mark.parametrize("attention", ["expanded", "bias"])
+def test_whole_trajectories_of_all_kinds_together_equal_the_stock_pipelines(
+    wide: Wide, attention: str, tmp_path: Path
+) -> None:
+    """Mixed sources, sizes, steps, guidance and seeds, with joins: equal to prior and pipeline, job after job."""
+    tolerance = TOLERANCES[wide.weights.dtype]
+    made = run_together(make_model(wide.weights, tmp_path, attention=attention), JOBS)
+    for rows, latents, decoded in zip(made, wide.latents, wide.decoded, strict=True):
+        assert difference(latents, torch.stack([row.latents for row in rows])) < tolerance
+        with torch.inference_mode():
+            ours = torch.stack([decode.colours(wide.weights, row) for row in rows])
+        assert difference(decoded, (ours / 2 + 0.5).clamp(0, 1)) < tolerance
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle: Path, weights: Weights) -> FluxPipeline:
+    return stock_pipeline(bundle, weights)
 
 
 @pytest.mark.parametrize(
     "wish",
     [
-        Wish((320, 256), 4, [7, 8, 9]),
-        Wish((576, 448), 8, [0]),
-        Wish((320, 768), 2, [2**32 - 1, 0]),
-        Wish((1536, 640), 1, [3]),
-        Wish((256, 256), 50, [5]),
+        recipe([7, 8, 9], guidance_scale=2.5),
+        recipe([0], size=(576, 448), steps=8),
+        recipe([2**32 - 1, 0], size=(320, 768), steps=2),
+        recipe([3], size=(1536, 640), steps=1),
+        recipe([5], size=(64, 64), steps=50),
     ],
     ids=str,
 )
 def test_the_loop_equals_the_stock_pipelines(
-    model: ReduxModel, pipeline: FluxPipeline, condition: Tensor, wish: Wish
+    model: ReduxModel, weights: Weights, pipeline: FluxPipeline, wish: Recipe
 ) -> None:
-    ours = finish(model, condition, wish.seeds, size=wish.size, steps=wish.steps, guidance_scale=2.5)
-    assert difference(ours.latents, run(pipeline, condition, wish, "latent")) < FLOAT32_TOLERANCE
+    theirs = stock_latents(pipeline, stock_context(weights, beach()), wish)
+    ours = torch.stack([row.latents for row in finish(model, beach(), wish)])
+    assert difference(theirs, ours) < TOLERANCES[torch.float32]
 
 
-def test_a_step_in_bfloat16_equals_the_stock_pipelines(bundle: Path) -> None:
+@pytest.mark.parametrize("attention", ["expanded", "bias"])
+def test_a_step_in_bfloat16_equals_the_stock_pipelines(bundle: Path, tmp_path: Path, attention: str) -> None:
     """Only one, for the stock pipeline rounds its latents after each; timestep, guidance must be rounded as there."""
-    weights = load(bundle, dtype="bfloat16")
-    model, wish = ReduxModel(weights), Wish((320, 256), 1, [7])
-    condition = model.condition(beach())
-    ours = finish(model, condition, wish.seeds, size=wish.size, steps=wish.steps, guidance_scale=2.5)
-    theirs = run(stock(weights), condition, wish, "latent")
+    weights, wish = load(bundle, precision="bfloat16"), recipe([7], steps=1, guidance_scale=2.5)
+    [ours] = finish(make_model(weights, tmp_path, attention=attention), beach(), wish)
+    [theirs] = stock_latents(stock_pipeline(bundle, weights), stock_context(weights, beach()), wish)
     assert theirs.dtype == torch.bfloat16
-    assert difference(ours.latents, theirs.float()) < BFLOAT16_TOLERANCE
+    assert difference(theirs.float(), ours.latents) < BFLOAT16_TOLERANCE
 
 
-def test_the_pictures_equal_the_stock_pipelines(model: ReduxModel, pipeline: FluxPipeline, condition: Tensor) -> None:
-    wish = Wish((320, 256), 2, [1, 2])
-    ours = model.decode(finish(model, condition, wish.seeds, size=wish.size, steps=wish.steps, guidance_scale=2.5))
-    for one, other in zip(ours, run(pipeline, condition, wish, "pil"), strict=True):
-        furthest = ImageStat.Stat(ImageChops.difference(one, other)).extrema
+def test_the_pictures_equal_the_stock_pipelines(model: ReduxModel, weights: Weights, pipeline: FluxPipeline) -> None:
+    wish = recipe([1, 2], steps=2)
+    theirs = stock_decoded(pipeline, stock_latents(pipeline, stock_context(weights, beach()), wish), wish, "pil")
+    for row, other in zip(finish(model, beach(), wish), theirs, strict=True):
+        furthest = ImageStat.Stat(ImageChops.difference(model.decode(row)(), other)).extrema
         assert all(levels <= 1 for _, levels in furthest)
-
-
-def test_the_condition_equals_the_stock_priors(weights: Weights) -> None:
-    """At the real context width, because the stock prior has 4096 and 768 written into it."""
-    embedder = ReduxImageEncoder(redux_dim=weights.image_embedder.config.redux_dim, txt_in_features=4096)
-    wide = replace(weights, image_embedder=embedder.eval())
-    theirs = stock_prior(wide)(portrait())
-    with torch.inference_mode():
-        ours = conditioning.condition(wide, portrait())
-    assert ours.shape == (1, 512 + 729, 4096)
-    assert torch.equal(ours, theirs.prompt_embeds)
-    assert not theirs.pooled_prompt_embeds.any()
 
 
 def test_a_source_of_any_mode_is_conditioned_like_its_rgb(model: ReduxModel) -> None:
     palette = beach().quantize(64)
-    assert torch.equal(model.condition(palette), model.condition(palette.convert("RGB")))
+    ours, other = (model.prepare(source(picture), recipe([1])) for picture in (palette, palette.convert("RGB")))
+    with torch.inference_mode():
+        assert torch.equal(ours.condition(), other.condition())
 
 
 def test_the_stock_pipelines_load_the_tiny_model(copy: Path, weights: Weights) -> None:
     """With the index of parts that the hub has beside them and that the worker never reads."""
-    stock(weights).save_config(copy / "base")
+    stock_pipeline(copy, weights).save_config(copy / "base")
     stock_prior(weights).save_config(copy / "redux")
     base = FluxPipeline.from_pretrained(copy / "base", **NO_TEXT_ENCODERS)
     redux = FluxPriorReduxPipeline.from_pretrained(copy / "redux")

@@ -36,7 +36,7 @@ def test_what_was_pulled_can_be_loaded(hub: FakeHub, bundle: Path, tmp_path: Pat
         f"REDUXQ_MODEL__SAFETY_CHECKER={tmp_path}/models/safety_checker",
     ]
     base, redux, safety_checker = (line.partition("=")[2] for line in ended.stdout.splitlines())
-    load_weights(base, redux, dtype="float32", device="cpu")
+    load_weights(base, redux, precision="float32", device="cpu")
     SafetyChecker.load(safety_checker)
 
 
@@ -46,7 +46,7 @@ def test_the_hubs_own_cache_is_used_unless_a_folder_is_named(hub: FakeHub, bundl
     assert ended.returncode == 0, ended.stderr
     base, redux, safety_checker = (line.partition("=")[2] for line in ended.stdout.splitlines())
     assert Path(base).is_relative_to(tmp_path)
-    load_weights(base, redux, dtype="float32", device="cpu")
+    load_weights(base, redux, precision="float32", device="cpu")
     SafetyChecker.load(safety_checker)
 
 

@@ -10,14 +10,13 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import ViTForImageClassification
 
 from shared.errors import ModelUnavailable
 from shared.images import Picture
 from tests.unit.redux.fake_hub import FakeHub
 from tests.unit.redux.pictures import beach, portrait
-from tests.unit.redux.running import finish
+from tests.unit.redux.running import finish, recipe
 from worker.redux.model import ReduxModel
 from worker.redux.safety import SafetyChecker
 
@@ -36,8 +35,8 @@ def checker(bundle: Path) -> SafetyChecker:
 
 
 @pytest.fixture(scope="module")
-def variations(model: ReduxModel, condition: Tensor) -> list[Picture]:
-    return model.decode(finish(model, condition, [1, 2, 3, 4]))
+def variations(model: ReduxModel) -> list[Picture]:
+    return [model.decode(row)() for row in finish(model, beach(), recipe([1, 2, 3, 4]))]
 
 
 def test_the_tiny_one_finds_everything_harmless_but_not_equally_so(

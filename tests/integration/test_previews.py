@@ -1,0 +1,78 @@
+"""Previews are begun at once by a worker that has no slot left, and keep nobody else from its slot."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.ids import JobId, TeamId
+from shared.jobs import JobRecord, JobStatus, Lane
+from shared.programs import run
+from shared.queue import PREVIEWS, QUEUE, make_celery
+from tests.samples import record
+from tests.yard import STORE, Yard
+
+PACE = 0.05  #: seconds of a step
+LARGE_STEPS, PREVIEW_STEPS = 30, 4
+SOON = 0.8  #: seconds from acceptance to the first step: a few steps of what runs, and of two other previews
+STREAM = 3.0  #: seconds
+
+
+class Desk:
+    """Accepts jobs of two teams, and knows when the engine of the one worker began them."""
+
+    def __init__(self, yard: Yard) -> None:
+        self._yard = yard
+        self._worker = yard.worker("one", pace=PACE, slots=1, previews=2)
+        self.accepted: dict[int, JobId] = {}  #: by seed
+        for lane in Lane:
+            yard.records.hset(f"team:{lane}", "credit", 10**9)
+
+    def accept(self, lane: Lane) -> int:
+        seed, steps = 100 + len(self.accepted), PREVIEW_STEPS if lane is Lane.PREVIEW else LARGE_STEPS
+        job = record(datetime.now(UTC), seed=seed, num_inference_steps=steps, megapixels="0.25")
+        run(self._yard.records, STORE.accept(job.model_copy(update={"lane": lane, "team_id": TeamId(lane)})))
+        self.accepted[seed] = job.id
+        return seed
+
+    def stored(self, seed: int) -> JobRecord:
+        return self._yard.stored(self.accepted[seed])
+
+    def begun(self) -> dict[int, float]:
+        """Return how many seconds after its acceptance each job was begun, by seed."""
+        words = [line.split() for line in self._yard.log("one").splitlines() if line.startswith("begin ")]
+        return {int(seed): float(at) - self.stored(int(seed)).created_at.timestamp() for _, seed, at in words}
+
+    def wait_for_all(self) -> None:
+        for job_id in self.accepted.values():
+            self._yard.wait_for(job_id, JobStatus.SUCCEEDED, seconds=30)
+
+
+def test_previews_of_another_team_are_begun_at_once_though_every_slot_is_taken_and_large_jobs_still_finish(
+    yard: Yard,
+) -> None:
+    desk = Desk(yard)
+    large = [desk.accept(Lane.NORMAL) for _ in range(2)]
+    yard.denoising("one")
+    previews = []
+    for _ in range(8):
+        previews.append(desk.accept(Lane.PREVIEW))
+        time.sleep(0.3)
+    assert not desk.stored(large[-1]).started_at  # large jobs wait all the time
+    asked: Any = make_celery(f"{yard.url}/1").control.inspect(timeout=5, limit=1)
+    assert asked.stats()["celery@one"]["pool"]["max-concurrency"] == 3
+    assert [queue["name"] for queue in asked.active_queues()["celery@one"]] == [PREVIEWS, QUEUE]
+    desk.wait_for_all()
+    begun = desk.begun()
+    assert max(begun[seed] for seed in previews) < SOON
+    assert begun.keys() == {*large, *previews}
+
+
+def test_previews_that_follow_each_other_without_end_keep_no_large_job_from_its_slot(yard: Yard) -> None:
+    desk = Desk(yard)
+    previews = [desk.accept(Lane.PREVIEW) for _ in range(3)]  # the worker's room and the dispatcher's headroom
+    yard.denoising("one")
+    large, until = desk.accept(Lane.NORMAL), time.monotonic() + STREAM
+    while time.monotonic() < until and not desk.stored(large).started_at:
+        previews = [seed if not desk.stored(seed).finished else desk.accept(Lane.PREVIEW) for seed in previews]
+        time.sleep(0.02)
+    assert desk.stored(large).started_at

@@ -1,0 +1,105 @@
+"""What the engine works on: the model, as the engine sees it, and one job of it."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+from shared.cost import decode_teraflops, step_teraflops
+from shared.images import Picture, Source
+from shared.jobs import Recipe
+from shared.sizes import Size
+from worker.policy import Flight
+
+
+class OutOfMemory(Exception):
+    """The rows of a call do not fit the device together."""
+
+
+class Trajectory(Protocol):
+    """One variation on its way through the denoising steps."""
+
+    @property
+    def size(self) -> Size: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+
+
+class Model(Protocol):
+    """What the engine needs of a model."""
+
+    def prepare(self, source: Source, recipe: Recipe) -> Any:
+        """Return what :meth:`begin` needs, made beside the engine, in the job's own thread."""
+
+    def begin(self, prepared: Any) -> Sequence[Any]:
+        """Return a trajectory for each seed, in their order."""
+
+    def advance(self, rows: Sequence[Any]) -> None:
+        """Take one step with each of these trajectories of one size; if it raises, none has changed.
+
+        Raises:
+            OutOfMemory: If that are too many.
+        """
+
+    def decode(self, row: Any) -> Callable[[], Picture]:
+        """Return what returns the finished picture, or raises; the job's own thread calls it."""
+
+
+class Watch(Protocol):
+    """Who follows a job while the engine has it."""
+
+    def check(self) -> None:
+        """Raise the error that ends the job here, if one does."""
+
+    def tell(self, step: int, steps: int) -> None:
+        """Take note of the progress."""
+
+
+class Varied(NamedTuple):
+    """What came out of a job's denoising."""
+
+    pictures: list[Picture]  #: in the order of the seeds
+    seconds: float  #: that the engine spent on this job
+
+
+class Work:
+    """One job in the engine."""
+
+    def __init__(self, prepared: Any, recipe: Recipe, watch: Watch, now: float) -> None:
+        self.prepared = prepared
+        self.recipe = recipe
+        self.watch = watch
+        self.arrived = self.served = now
+        self.seconds = 0.0  #: that the engine spent on it
+        self.rows: Sequence[Trajectory] = ()  #: none before it has begun
+        self.pictures: list[Callable[[], Picture]] = []  #: of the first rows, for they finish in order
+        self.done: Future[list[Callable[[], Picture]]] = Future()
+
+    @property
+    def open(self) -> list[int]:
+        """Places of the trajectories that still need steps."""
+        return list(range(len(self.pictures), len(self.recipe.seeds)))
+
+    @property
+    def step(self) -> int:
+        """Steps done, as a mean of its trajectories."""
+        return sum(row.step for row in self.rows) // len(self.rows) if self.rows else 0
+
+    def drop(self) -> None:
+        """Let go of everything, for a traceback may keep this job alive, and with it the device's memory."""
+        vars(self).clear()
+
+    def flight(self) -> Flight:
+        recipe, rows = self.recipe, self.open
+        step, decode = step_teraflops(recipe.size), decode_teraflops(recipe.size)
+        made = sum(self.rows[place].step for place in rows) if self.rows else 0
+        return Flight(
+            size=recipe.size,
+            rows=len(rows),
+            step_work=step,
+            left=(len(rows) * recipe.num_inference_steps - made) * step + len(rows) * decode,
+            total=len(recipe.seeds) * (recipe.num_inference_steps * step + decode),
+            arrived=self.arrived,
+            served=self.served,
+        )
