@@ -1,1 +1,1 @@
-"""What a person uses: the command line, the client, the local all-in-one stack. Starts api and worker as processes."""
+"""What a person uses: the Python client, the command line, the local all-in-one stack."""

@@ -1,6 +1,6 @@
 """``python -m reduxq``: the command line."""
 
-from reduxq.cli import main
+from reduxq.operating.main import main
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from reduxq.client import AiRecord, Client
-from reduxq.demo import SAMPLE
+from reduxq.local.demo import SAMPLE
 from shared.dispatch_store import WorkerLife, announce_worker
 from shared.programs import connect, run
 from tests.servers import ROOT, wait_until

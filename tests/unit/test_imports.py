@@ -14,7 +14,7 @@ HEAVY = {"torch", "diffusers", "transformers"}
         ("worker.app", HEAVY | {"api", "fastapi"}),
         ("worker.runner", HEAVY | {"api", "celery"}),
         ("shared.job_store", HEAVY | {"api", "worker", "celery", "boto3"}),
-        ("reduxq.cli", HEAVY | {"api", "worker"}),
+        ("reduxq.operating.main", HEAVY | {"api", "worker"}),
     ],
 )
 def test_a_fresh_interpreter_loads_only_what_the_module_may_use(module: str, absent: set[str]) -> None:

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from reduxq import client, parts
-from reduxq.cli import app, main
+from reduxq import client
 from reduxq.client import AiRecord
-from reduxq.demo import _describe, _follow, _keep
-from reduxq.supervisor import TICK
+from reduxq.local import parts
+from reduxq.local.demo import _describe, _follow, _keep
+from reduxq.local.supervisor import TICK
+from reduxq.operating.main import app, main
 from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, Unavailable
 from tests.samples import encoded, picture
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reduxq.folder import DataFolder, read_stack
-from reduxq.ports import CANDIDATES, draw_ports, require_free
+from reduxq.local.folder import DataFolder, read_stack
+from reduxq.local.ports import CANDIDATES, draw_ports, require_free
 from shared.errors import Misconfigured
 
 

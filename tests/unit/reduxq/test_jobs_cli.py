@@ -9,7 +9,7 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from reduxq.cli import app, main
+from reduxq.operating.main import app, main
 from shared.errors import ModelFailed
 from shared.ids import JobId
 from shared.job_store import JobStore, Progress

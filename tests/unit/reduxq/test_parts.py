@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from reduxq import parts
-from reduxq.folder import Kept
-from reduxq.parts import Plan
-from reduxq.process import Part
+from reduxq.local import parts
+from reduxq.local.folder import Kept
+from reduxq.local.parts import Plan
+from reduxq.local.process import Part
 from shared.errors import Misconfigured
 
 

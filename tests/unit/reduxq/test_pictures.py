@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image, ImageChops
 
-from reduxq.contact_sheet import GAP, LABEL, MARGIN, PAPER, contact_sheet
+from reduxq.local.contact_sheet import GAP, LABEL, MARGIN, PAPER, contact_sheet
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -11,10 +11,10 @@ from signal import SIGKILL, SIGTERM
 import pytest
 from rich.console import Console
 
-from reduxq.folder import DataFolder
-from reduxq.process import Part, Process
-from reduxq.signals import noted_signals
-from reduxq.supervisor import Supervisor
+from reduxq.local.folder import DataFolder
+from reduxq.local.process import Part, Process
+from reduxq.local.signals import noted_signals
+from reduxq.local.supervisor import Supervisor
 from shared.errors import Unavailable
 from tests.servers import wait_until
 
@@ -100,7 +100,7 @@ def test_stopping_ends_the_whole_group_even_of_what_will_not_listen(
     supervisor.start(part(f"{deaf}; os.fork(); print(os.getpid(), flush=True); time.sleep(60)"))
     log = folder.logs / "part.log"
     wait_until(lambda: log.read_text().count("\n") == 2)
-    monkeypatch.setattr("reduxq.supervisor.STOP_LIMIT", timedelta(milliseconds=100))
+    monkeypatch.setattr("reduxq.local.supervisor.STOP_LIMIT", timedelta(milliseconds=100))
     supervisor.stop("part")
     wait_until(lambda: all(_is_gone(int(pid)) for pid in log.read_text().split()))
 
@@ -117,7 +117,7 @@ def test_a_part_ends_with_the_supervisor_that_was_killed(folder: DataFolder) -> 
 import os, sys, time
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from pathlib import Path
-from reduxq.process import Part, Process
+from reduxq.local.process import Part, Process
 part = Part("part", (sys.executable, "-c", "import time; time.sleep(60)"), dict(os.environ))
 print(Process(part, Path({str(folder.path / "part.log")!r}), {folder.lock}).pid, flush=True)
 time.sleep(60)

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The local stack on the command line, and the model that it runs."""
 
 import os
 import sys
@@ -9,36 +9,20 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.console import Console
 
-from reduxq import accounts, jobs
-from reduxq.demo import SAMPLE, run_demo
-from reduxq.parts import python
-from reduxq.signals import noted_signals
-from reduxq.stack import Stack, running_stack
-from shared.errors import ReduxqError
-from shared.settings import settings_table
+from reduxq.local.demo import SAMPLE, run_demo
+from reduxq.local.parts import python
+from reduxq.local.signals import noted_signals
+from reduxq.local.stack import Stack, running_stack
 
 DATA: Final = Path(".reduxq")
 DEMO_DATA: Final = DATA / "demo"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+local = typer.Typer()
 model = typer.Typer(no_args_is_help=True, help="The model's weights.")
-app.add_typer(accounts.teams, name="teams")
-app.add_typer(accounts.keys, name="keys")
-app.add_typer(jobs.jobs, name="jobs")
-app.add_typer(model, name="model")
+local.add_typer(model, name="model")
 
 
-def main() -> None:
-    """Run the command line; every error of ours is one line."""
-    try:
-        app()
-    except ReduxqError as error:
-        sys.exit(f"reduxq: {error.message}")
-    except OSError as error:
-        sys.exit(f"reduxq: {error.filename}: {error.strerror}" if error.filename else f"reduxq: {error}")
-
-
-@app.command()
+@local.command()
 def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 means any free one.")] = 8000,
     data: Annotated[Path, typer.Option(help="Folder for everything that the stack keeps.")] = DATA,
@@ -74,7 +58,7 @@ def _console() -> Console:
     return Console(markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@local.command()
 def demo(
     *,
     image: Annotated[Path, typer.Option(help="Picture to vary.", show_default="a sample")] = SAMPLE,
@@ -115,9 +99,3 @@ def pull(context: typer.Context) -> None:
 def _run_module(module: str, *arguments: str) -> NoReturn:
     """Run one of the worker's own commands in our place; we import nothing of it."""
     os.execv(sys.executable, python(module, *arguments))  # noqa: S606  no shell
-
-
-@app.command()
-def settings() -> None:
-    """Print every setting as a Markdown table."""
-    typer.echo(settings_table())

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reduxq.folder import read_stack
+from reduxq.local.folder import read_stack
 from shared.programs import Program, connect, run
 from shared.settings import load_settings
 

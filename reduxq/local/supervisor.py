@@ -7,8 +7,8 @@ from typing import Final
 
 from rich.console import Console
 
-from reduxq.folder import DataFolder
-from reduxq.process import Part, Process, describe_end
+from reduxq.local.folder import DataFolder
+from reduxq.local.process import Part, Process, describe_end
 from shared.errors import Unavailable
 
 TICK: Final = timedelta(milliseconds=100)

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from reduxq.folder import Kept, write_private
-from reduxq.ports import HOST
-from reduxq.process import Part
+from reduxq.local.folder import Kept, write_private
+from reduxq.local.ports import HOST
+from reduxq.local.process import Part
 from shared.errors import Misconfigured
 from shared.settings import PREFIX
 

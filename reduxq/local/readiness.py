@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import httpx
 
-from reduxq.parts import Plan
+from reduxq.local.parts import Plan
 from shared.dispatch_store import leader
 from shared.errors import RecordsUnavailable
 from shared.programs import connect, run

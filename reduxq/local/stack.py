@@ -7,10 +7,10 @@ from typing import Final
 
 from rich.console import Console
 
-from reduxq import parts, readiness
-from reduxq.folder import DataFolder
-from reduxq.ports import draw_ports, require_free
-from reduxq.supervisor import Supervisor
+from reduxq.local import parts, readiness
+from reduxq.local.folder import DataFolder
+from reduxq.local.ports import draw_ports, require_free
+from reduxq.local.supervisor import Supervisor
 from shared.dispatch_store import living_workers, retire_worker
 from shared.errors import Unauthorized
 from shared.keys import check_key, create_key

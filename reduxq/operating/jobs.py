@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from reduxq.operating import DataOption, print_table, records_of, run_there
+from reduxq.operating.records import DataOption, print_table, records_of, run_there
 from shared import transitions
 from shared.clock import Clock
 from shared.errors import IllegalTransition, InsufficientCredits, NotFound, UnreadableRecord

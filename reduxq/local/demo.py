@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from rich.console import Console
 
 from reduxq.client import AiRecord, Client
-from reduxq.contact_sheet import contact_sheet
-from reduxq.stack import Stack, running_stack
+from reduxq.local.contact_sheet import contact_sheet
+from reduxq.local.stack import Stack, running_stack
 from shared.errors import JobError, ReduxqError, Unavailable
 
 SAMPLE: Final = Path(__file__).with_name("sample.webp")

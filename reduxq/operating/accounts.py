@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from reduxq.operating import DataOption, print_table, run_there
+from reduxq.operating.records import DataOption, print_table, run_there
 from shared.keys import ApiKey, create_key, list_keys, revoke_key, rotate_key
 from shared.teams import STARTING_CREDIT, create_team, list_teams, set_credit, set_limit, webhook_secret_of
 

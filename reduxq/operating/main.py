@@ -1,0 +1,33 @@
+"""The command line of an installation: its operators' commands and the local stack."""
+
+import sys
+
+import typer
+
+from reduxq.local.commands import local
+from reduxq.operating.accounts import keys, teams
+from reduxq.operating.jobs import jobs
+from shared.errors import ReduxqError
+from shared.settings import settings_table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(local)
+app.add_typer(teams, name="teams")
+app.add_typer(keys, name="keys")
+app.add_typer(jobs, name="jobs")
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one line."""
+    try:
+        app()
+    except ReduxqError as error:
+        sys.exit(f"reduxq: {error.message}")
+    except OSError as error:
+        sys.exit(f"reduxq: {error.filename}: {error.strerror}" if error.filename else f"reduxq: {error}")
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting as a Markdown table."""
+    typer.echo(settings_table())
