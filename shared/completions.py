@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from threading import Event
+from threading import Event, Thread
 from typing import Final
 
 import redis
@@ -11,7 +11,8 @@ import structlog
 from shared.clock import Clock
 from shared.ids import JobId
 from shared.job_index import COMPLETIONS
-from shared.programs import Program, run
+from shared.programs import Program, connect, run
+from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -19,18 +20,27 @@ BLOCK: Final = timedelta(seconds=5)  #: how long one read waits; the client's so
 PAUSE: Final = 0.5  #: seconds before the stream is read again when the server does not answer
 
 
-def newest_entry() -> Program[str]:
-    """Return the id of the stream's newest entry."""
-    entries = yield ("XREVRANGE", COMPLETIONS, "+", "-", "COUNT", 1)
-    return str(entries[0][0]) if entries else "0-0"
+def endings_after(last: str) -> Program[tuple[str, list[JobId]]]:
+    """Wait for jobs to end; return what to ask after next time, and those jobs.
 
-
-def entries_after(last: str) -> Program[list[tuple[str, JobId]]]:
-    """Wait for entries and return each one's id and job."""
+    Args:
+        last: What the call before returned; empty at first, and after a failure, for a restarted server may count anew:
+            then it waits for nothing, and of what ended before nobody hears.
+    """
+    if not last:
+        newest = yield ("XREVRANGE", COMPLETIONS, "+", "-", "COUNT", 1)
+        return (newest[0][0] if newest else "0-0"), []
     block_ms = int(BLOCK.total_seconds() * 1000)
     answer = yield ("XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", COMPLETIONS, last)
     streams = answer.items() if isinstance(answer, dict) else answer or []
-    return [(entry_id, JobId(fields["id"])) for _, entries in streams for entry_id, fields in entries]
+    entries = [entry for _, there in streams for entry in there]
+    return (entries[-1][0] if entries else last), [JobId(fields["id"]) for _, fields in entries]
+
+
+def follow_in_background(settings: Settings, ended: Callable[[JobId], None], clock: Clock, stop: Event) -> None:
+    """Start a thread that does as :func:`follow_endings` says."""
+    patient = connect(settings.records.url.get_secret_value(), timeout=2 * BLOCK)
+    Thread(target=follow_endings, args=(patient, ended, clock, stop), name="endings", daemon=True).start()
 
 
 def follow_endings(records: redis.Redis, ended: Callable[[JobId], None], clock: Clock, stop: Event) -> None:
@@ -45,11 +55,10 @@ def follow_endings(records: redis.Redis, ended: Callable[[JobId], None], clock: 
     last = ""
     while not stop.is_set():
         try:
-            last = last or run(records, newest_entry())
-            for entry, job_id in run(records, entries_after(last)):
+            last, jobs = run(records, endings_after(last))
+            for job_id in jobs:
                 ended(job_id)
-                last = entry
         except Exception as error:  # noqa: BLE001  whatever it is, others wait for this to go on
             log.warning("cannot follow completions", error=repr(error))
-            last = ""  # a restarted server may count anew
+            last = ""
             clock.wait(stop, PAUSE)

@@ -3,12 +3,19 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+TOKEN_PIXELS: Final = 16  #: along one side of a token: the VAE's factor of 8 times the patch's 2
+
 
 class Size(NamedTuple):
     """A picture's size in pixels; both sides are multiples of 16."""
 
     width: int
     height: int
+
+    @property
+    def tokens(self) -> int:
+        """How many the transformer has for a picture of this size."""
+        return self.width * self.height // TOKEN_PIXELS**2
 
 
 class AspectRatio(StrEnum):

@@ -7,6 +7,7 @@ from typing import Any
 import redis
 
 from shared.clock import Clock
+from shared.dispatch_store import WorkerLife
 from shared.errors import NotFound
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
@@ -34,7 +35,7 @@ class Desk:
         self.objects = objects
         self.model = PacedModel()
         self.engine = Engine(self.model, Clock(), timedelta(minutes=1), call_tokens=16_384)
-        self.keeper = LeaseKeeper(records, STORE, Clock(), name="one", slots=lambda: 2)
+        self.keeper = LeaseKeeper(records, STORE, Clock(), name="one", life=lambda: WorkerLife(2, self.engine.speed))
         self.score = ChosenScores()
         self.runner = Runner(
             settings=Settings(),

@@ -1,6 +1,5 @@
 """``python -m worker``: one GPU worker."""
 
-import re
 from pathlib import Path
 
 import structlog
@@ -10,10 +9,11 @@ from shared.errors import Misconfigured
 from shared.jobs import ModelIdentity
 from shared.metrics import serve
 from shared.settings import Settings
-from shared.sizes import Size
+from shared.sizes import TOKEN_PIXELS, Size
 from shared.startup import start
 from worker import metrics
 from worker.app import Worker
+from worker.redux.latents import grid
 from worker.redux.model import ReduxModel
 from worker.redux.safety import SafetyChecker
 from worker.redux.weights import load_weights
@@ -29,20 +29,14 @@ def work(settings: Settings) -> None:
     checker = SafetyChecker.load(chosen.safety_checker)
     sizes = [parse_size(text) for text in chosen.warm_sizes]
     weights = load_weights(chosen.base, chosen.redux, precision=chosen.precision, device=chosen.device)
-    places = (chosen.base, chosen.redux, chosen.safety_checker)
-    base, redux, safety_checker = (Path(name).name if Path(name).is_dir() else name for name in places)
-    identity = ModelIdentity(
-        base=base,
-        redux=redux,
-        trained=weights.trained,
-        safety_checker=safety_checker,
-        precision=chosen.precision,
-    )
+    places = chosen.model_dump(include={"base", "redux", "safety_checker"})
+    names = {part: Path(place).name if Path(place).is_dir() else place for part, place in places.items()}
+    identity = ModelIdentity(**names, trained=weights.trained, precision=chosen.precision)
     log.info("model loaded", **identity.model_dump())
     model = ReduxModel(weights, chosen)
     model.warm(sizes, call_tokens=settings.worker.call_tokens)
     metrics.loaded(clock.monotonic() - began, model.memory)
-    Worker(settings, model, checker.scores, identity).work()
+    Worker(settings, model, checker.scores, identity, gpu=model.gpu).work()
 
 
 def parse_size(text: str) -> Size:
@@ -51,10 +45,12 @@ def parse_size(text: str) -> Size:
     Raises:
         Misconfigured: If it names none that can be made.
     """
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    size = Size(*map(int, found.groups())) if found else Size(0, 0)
-    if not all(side and side % 16 == 0 for side in size):
-        raise Misconfigured(f"REDUXQ_MODEL__WARM_SIZES: {text!r} is no size as 1024x1024, both multiples of 16")
+    try:
+        size = Size(*map(int, text.split("x")))
+        grid(size)
+    except (TypeError, ValueError) as error:
+        what = f"{text!r} is no size as 1024x1024, both multiples of {TOKEN_PIXELS}"
+        raise Misconfigured(f"REDUXQ_MODEL__WARM_SIZES: {what}") from error
     return size
 
 

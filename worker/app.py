@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import sys
-from threading import Event, Thread, Timer
+from threading import Event, Timer
 from typing import Any, Final
 
 import structlog
@@ -14,7 +14,8 @@ from celery.concurrency import get_implementation
 
 from shared import queue
 from shared.clock import Clock
-from shared.completions import BLOCK, follow_endings
+from shared.completions import follow_in_background
+from shared.dispatch_store import WorkerLife
 from shared.errors import ShuttingDown
 from shared.heartbeat import heartbeat
 from shared.job_store import JobStore
@@ -41,19 +42,20 @@ NOTICE: Final = 1.5  #: seconds before the engine is free in which the dispatche
 class Worker:
     """One worker process around one warm model."""
 
-    def __init__(self, settings: Settings, model: Model, score: Score, identity: ModelIdentity) -> None:
+    def __init__(
+        self, settings: Settings, model: Model, score: Score, identity: ModelIdentity, *, gpu: str = ""
+    ) -> None:
         self._settings = settings
-        self._name = settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
+        self._chosen = chosen = settings.worker
+        self._gpu = gpu
+        self._name = chosen.name or f"{socket.gethostname()}-{os.getpid()}"
         records = connect(settings.records.url.get_secret_value())
         store = JobStore(settings.jobs.lease_seconds)
         self._clock = Clock()
         self._asks_at = 0.0  #: monotonic; when a busy worker looks for previews again
-        chosen = settings.worker
         beat = heartbeat(chosen.heartbeat_file)
         self._engine = Engine(model, self._clock, chosen.stall_seconds, chosen.call_tokens, beat)
-        self._keeper = LeaseKeeper(
-            records, store, self._clock, name=self._name, slots=self._slots, previews=settings.worker.previews
-        )
+        self._keeper = LeaseKeeper(records, store, self._clock, name=self._name, life=self._life)
         self._runner = Runner(
             settings=settings,
             clock=self._clock,
@@ -75,19 +77,21 @@ class Worker:
         signals.worker_shutting_down.connect(self._on_shutting_down)
         self._engine.start()
         self._keeper.start()
-        stop = self._follow_endings()
+        stop = Event()
+        follow_in_background(self._settings, self._keeper.doubt, self._clock, stop)
         log.info("ready", worker=self._name)
         try:
-            _consume(app, self._name, self._settings.worker.slots + self._settings.worker.previews)
+            _consume(app, self._name, self._chosen.slots + self._chosen.previews)
         finally:
             stop.set()
             self._keeper.stop()
             self._engine.stop()
 
-    def _slots(self) -> int:
-        """Return how many jobs the dispatcher may count on: those held, and the next one if its time comes soon."""
+    def _life(self) -> WorkerLife:
+        """Return what the dispatcher may count on: room for jobs held, and for the next one if its time comes soon."""
         leases = self._keeper.held()
-        return self._in_slots(leases) + self._takes_any(NOTICE, len(leases))
+        slots = self._in_slots(leases) + self._takes_any(NOTICE, len(leases))
+        return WorkerLife(slots, self._engine.speed, self._chosen.previews, self._gpu)
 
     def _opened(self, held: int) -> list[str]:
         """Return the queues from which the worker takes another message while it has so many."""
@@ -95,7 +99,7 @@ class Worker:
             return [queue.PREVIEWS, queue.QUEUE]
         leases, now = self._keeper.held(), self._clock.monotonic()
         previews = sum(lease.preview for lease in leases) + held - len(leases)  # what is not claimed yet may be one
-        if previews >= self._settings.worker.previews or self._keeper.resting() or now < self._asks_at:
+        if previews >= self._chosen.previews or self._keeper.resting() or now < self._asks_at:
             return []
         self._asks_at = now + GLANCE
         return [queue.PREVIEWS]
@@ -106,7 +110,7 @@ class Worker:
         Previews beside the slots keep nobody out: they may follow each other without end.
         """
         leases = self._keeper.held()
-        if self._keeper.resting() or held > len(leases) or self._in_slots(leases) >= self._settings.worker.slots:
+        if self._keeper.resting() or held > len(leases) or self._in_slots(leases) >= self._chosen.slots:
             return False
         late = self._clock.monotonic() - WAIT  # what takes longer to prepare must not keep the engine idle
         unbegun = [lease for lease in leases if lease.progress is None and lease.since > late]
@@ -116,18 +120,11 @@ class Worker:
 
     def _in_slots(self, leases: list[Lease]) -> int:
         """Return how many of these jobs take a slot: all but the previews for which there is room besides."""
-        return len(leases) - min(sum(lease.preview for lease in leases), self._settings.worker.previews)
-
-    def _follow_endings(self) -> Event:
-        patient = connect(self._settings.records.url.get_secret_value(), timeout=2 * BLOCK)
-        stop = Event()
-        following = (patient, self._keeper.doubt, self._clock, stop)
-        Thread(target=follow_endings, args=following, name="endings", daemon=True).start()
-        return stop
+        return len(leases) - min(sum(lease.preview for lease in leases), self._chosen.previews)
 
     def _on_shutting_down(self, **_: object) -> None:
         """Give running jobs the grace period, then take them away from the engine at its next step."""
-        grace = Timer(self._settings.worker.grace_seconds.total_seconds(), self._keeper.end_all, [ShuttingDown()])
+        grace = Timer(self._chosen.grace_seconds.total_seconds(), self._keeper.end_all, [ShuttingDown()])
         grace.daemon = True
         grace.start()
         self._keeper.retire()
@@ -144,17 +141,16 @@ class _Consumer(Consumer):
 
 def _consume(app: Celery, name: str, threads: int) -> None:
     """Run Celery's worker; an end that was not asked for ends the process with its exit code."""
-    options: dict[str, Any] = {
-        "app": app,
-        "hostname": f"celery@{name}",
-        "pool_cls": get_implementation("threads"),
-        "concurrency": threads,
-        "queues": [queue.PREVIEWS, queue.QUEUE],
-        "without_gossip": True,
-        "without_mingle": True,
-        "quiet": True,
-    }
-    consumer = _Consumer(**options)
+    consumer = _Consumer(
+        app=app,
+        hostname=f"celery@{name}",
+        pool_cls=get_implementation("threads"),
+        concurrency=threads,
+        queues=[queue.PREVIEWS, queue.QUEUE],
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
     consumer.start()
     if consumer.exitcode:
         sys.exit(consumer.exitcode)

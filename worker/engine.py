@@ -7,7 +7,8 @@ and leave between calls, so a cancel takes effect within one call and a preview 
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from queue import SimpleQueue
@@ -30,7 +31,6 @@ from worker.work import Model, OutOfMemory, Trajectory, Varied, Watch, Work
 log = structlog.get_logger(__name__)
 
 LOOK: Final = 0.5  #: seconds between two looks at whether the engine still makes calls
-TOKEN_PIXELS: Final = 256  #: pixels of an image token
 PACES: Final = 15  #: newest calls that tell how fast the engine is; their median, for a first call may have compiled
 
 
@@ -58,6 +58,7 @@ class Engine:
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._works: list[Work] = []
         self._paces: deque[float] = deque(maxlen=PACES)  #: TFLOP/s
+        self.speed = 0.0  #: TFLOP/s of the last calls; 0 before the first
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
         self._calls = 0
         self._idled = True  #: before this call
@@ -139,29 +140,25 @@ class Engine:
     def _choose(self) -> dict[Work, list[int]]:
         """Return whose turn it is: jobs, with the places of their rows."""
         flights = [work.flight() for work in self._works]
-        now, speed = self._clock.monotonic(), self.speed
-        chosen = dict[Work, list[int]]()
-        for place, row in pick(flights, now=now, speed=speed, call_rows=self._call_rows):
+        now, chosen = self._clock.monotonic(), dict[Work, list[int]]()
+        for place, row in pick(flights, now=now, speed=self.speed, call_rows=self._call_rows):
             work = self._works[place]
             chosen.setdefault(work, []).append(work.open[row])
         return chosen
 
     def _call_rows(self, size: Size) -> int:
         """Return how many trajectories of a size may share a call."""
-        most = max(1, self._call_tokens * TOKEN_PIXELS // (size.width * size.height))
-        return min(most, self._fits.get(size, most))
+        return self._fits.get(size, max(1, self._call_tokens // size.tokens))
 
     def _begin(self, work: Work) -> bool:
         """Give a job its trajectories, unless it has them; False, and the job has left, if that failed."""
         if work.rows:
             return True
-        try:
-            work.rows = self._measured({work: work.open}, partial(self._model.begin, work.prepared))
-        except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
-            self._fail(work, error)
-            return False
-        work.prepared = None
-        return True
+        with self._blamed_on(work):
+            work.rows, _ = self._measured({work: work.open}, partial(self._model.begin, work.prepared))
+            work.prepared = None
+            return True
+        return False
 
     def _advance(self, chosen: dict[Work, list[int]]) -> None:
         """Take a step with the chosen rows; when that fails, job by job, to find whose fault it is."""
@@ -185,12 +182,11 @@ class Engine:
 
     def _step(self, chosen: dict[Work, list[int]], rows: list[Trajectory]) -> None:
         """Take a step with these rows, decode those that are through, and let jobs leave that are done."""
-        began = self._clock.monotonic()
-        self._measured(chosen, partial(self._model.advance, rows))
-        seconds = self._clock.monotonic() - began
+        _, seconds = self._measured(chosen, partial(self._model.advance, rows))
         self._failures = 0
         if not self._idled or not self._paces:  # the first call after a pause has none before it to wait for
             self._paces.append(len(rows) * step_teraflops(rows[0].size) / max(seconds, 1e-9))
+            self.speed = statistics.median(self._paces)
         metrics.call(rows[0].size, len(rows), seconds)
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
@@ -199,27 +195,33 @@ class Engine:
 
     def _decode(self, work: Work, places: list[int]) -> None:
         """Decode the rows at these places, which are through; with its last the job leaves."""
-        try:
+        with self._blamed_on(work):
             for place in places:
-                decode = partial(self._model.decode, work.rows[place])
-                work.pictures.append(self._measured({work: [place]}, decode))
-        except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
-            self._fail(work, error)
-            return
-        if not work.open:
-            self._leave(work)
+                picture, _ = self._measured({work: [place]}, partial(self._model.decode, work.rows[place]))
+                work.pictures.append(picture)
+            if not work.open:
+                self._leave(work)
 
-    def _measured(self, chosen: dict[Work, list[int]], call: Callable[[], Any]) -> Any:
-        """Make a call of the model and put its time down to the jobs, by their rows."""
+    def _measured(self, chosen: dict[Work, list[int]], call: Callable[[], Any]) -> tuple[Any, float]:
+        """Make a call of the model and put its time down to the jobs, by their rows; return its result and seconds."""
         began = self._clock.monotonic()
         try:
-            return call()
+            made = call()
         finally:
             seconds = self._clock.monotonic() - began
-            metrics.busy(seconds)
+            metrics.BUSY.inc(seconds)
             rows = sum(map(len, chosen.values()))
             for work, places in chosen.items():
                 work.seconds += seconds * len(places) / rows
+        return made, seconds
+
+    @contextmanager
+    def _blamed_on(self, work: Work) -> Iterator[None]:
+        """Let the job leave if the block fails."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
+            self._fail(work, error)
 
     def _fail(self, work: Work, error: Exception) -> None:
         """Let a job leave whose model failed."""
@@ -237,13 +239,8 @@ class Engine:
         else:
             work.done.set_result(work.pictures)
 
-    @property
-    def speed(self) -> float:
-        """TFLOP/s of the last calls; 0 before the first."""
-        return statistics.median(self._paces) if self._paces else 0.0
-
     def _tell(self) -> None:
         """Say how much there is left to do."""
         left = sum(work.flight().left for work in self._works)
-        self.seconds_left = left / self.speed if self._paces else float("inf") if left else 0.0
+        self.seconds_left = left / self.speed if self.speed else float("inf") if left else 0.0
         metrics.jobs(begun=sum(bool(work.rows) for work in self._works), all_of_them=len(self._works))

@@ -73,8 +73,7 @@ class LeaseKeeper:
         store: Their programs.
         clock: Says when a renewal is due.
         name: What the worker is called.
-        slots: Returns how many jobs it holds or would take now.
-        previews: How many previews it holds besides.
+        life: Returns what the worker says of itself; while it rests it announces no room for more previews.
     """
 
     def __init__(
@@ -84,18 +83,15 @@ class LeaseKeeper:
         clock: Clock,
         *,
         name: str,
-        slots: Callable[[], int],
-        previews: int = 0,
+        life: Callable[[], WorkerLife],
     ) -> None:
         self._records = records
         self._store = store
         self._clock = clock
         self._name = name
-        self._slots = slots
-        self._previews = previews
+        self._life = life
         self._pause = store.lease.total_seconds() / RENEWALS
         self._announced = ((0, 0), -math.inf)  #: slots and previews, when
-        self._speed = 0.0  #: TFLOP/s; 0: it has not run a job yet
         self._failures = 0  #: attempts that failed since the last that did not
         self._rests_until = -math.inf
         self._leases: set[Lease] = set()
@@ -166,10 +162,6 @@ class LeaseKeeper:
         """Say whether jobs are better left to other workers, so that a sick one does not use up their attempts."""
         return self._clock.monotonic() < self._rests_until
 
-    def measured(self, speed: float) -> None:
-        """Note how many TFLOP/s the engine does."""
-        self._speed = speed
-
     def beat(self) -> None:
         """Renew the leases and then announce the worker, as far as that is due: a slow answer must cost no lease."""
         for lease in self.held():
@@ -184,15 +176,14 @@ class LeaseKeeper:
                 return
 
     def _announce(self) -> None:
-        slots, previews, now = self._slots(), self._previews, self._clock.monotonic()
+        life, now = self._life(), self._clock.monotonic()
         if self.resting():
-            previews = min(previews, sum(lease.preview for lease in self.held()))
-        told, at = self._announced
-        due = ((slots, previews) != told or now - at >= self._pause) and not self._retired
-        if not due:
+            life = life._replace(previews=min(life.previews, sum(lease.preview for lease in self.held())))
+        room, (told, at) = (life.slots, life.previews), self._announced
+        if self._retired or (room == told and now - at < self._pause):
             return
-        if self._try(announce_worker(self._name, WorkerLife(slots, self._speed, previews), self._store.lease)):
-            self._announced = ((slots, previews), now)
+        if self._try(announce_worker(self._name, life, self._store.lease)):
+            self._announced = (room, now)
         if self._retired:  # meanwhile, and perhaps before this arrived
             self._leave_list()
 

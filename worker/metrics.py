@@ -21,20 +21,10 @@ ATTEMPTS: Final = Counter("reduxq_attempts", "Attempts by the status in which th
 STALE: Final = Counter("reduxq_stale_finishes", "Attempts that came to their end when the job was no longer theirs")
 
 
-def busy(seconds: float) -> None:
-    """Note that a call of the model took so long."""
-    BUSY.inc(seconds)
-
-
 def call(size: Size, rows: int, seconds: float) -> None:
     """Note a denoising step."""
     CALLS.labels(f"{size.width}x{size.height}", rows).observe(seconds)
     ROWS.observe(rows)
-
-
-def condition(*, known: bool) -> None:
-    """Note that a job needs a condition, and whether it was there."""
-    CONDITIONS.labels("hit" if known else "miss").inc()
 
 
 def jobs(*, begun: int, all_of_them: int) -> None:

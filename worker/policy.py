@@ -75,11 +75,10 @@ def _order(flights: Sequence[Flight], now: float, speed: float) -> tuple[list[in
         heappush(kept, (-flights[place].left, -rank))  # of equal ones the job that is due last is given up
         if busy > due[place]:
             busy += heappop(kept)[0]
-    could = {by_due[-rank] for _, rank in kept}
-    in_time = [place for place in by_due if place in could]
+    in_time = [by_due[rank] for rank in sorted(-rank for _, rank in kept)]
     ends = accumulate(flights[place].left for place in in_time)
-    slack = (due[place] - end for place, end in zip(in_time, ends, strict=True))
-    spare = SPARE * max(0.0, min(slack, default=sum(each.left for each in flights) / SPARE))
-    late = sorted(set(by_due) - could, key=lambda place: (flights[place].left, place))
+    slack = [due[place] - end for place, end in zip(in_time, ends, strict=True)]
+    spare = SPARE * max(0.0, min(slack)) if slack else sum(each.left for each in flights)
+    late = sorted(set(by_due).difference(in_time), key=lambda place: (flights[place].left, place))
     ahead = late[:1] if late and flights[late[0]].left <= spare else []
     return [*ahead, *in_time, *late[len(ahead) :]], spare

@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, Source, read_source
 from shared.jobs import Flagged, JobRecord, ModelIdentity, Variation
+from shared.log import about
 from shared.object_store import ObjectStore
 from shared.settings import Settings
 from shared.transitions import Transition
@@ -32,6 +33,7 @@ PAUSE: Final = 1.0  #: seconds before a server that does not answer is asked aga
 LONGEST_PAUSE: Final = 8.0  #: to which the pauses grow while the object storage is away or refuses us
 
 T = TypeVar("T")
+Ending = Callable[..., JobRecord]  #: a transition that is still to be told which attempt ends, and when
 Score = Callable[[list[Picture]], list[float]]  #: tells of each picture, 0 ... 1, how sure it is that it is not safe
 
 
@@ -74,16 +76,16 @@ class Runner:
         except (errors.NotFound, errors.IllegalTransition, errors.RecordsUnavailable) as error:
             log.info("not claimed", job=job_id, reason=error.message)
             return None
-        with self.keeper.hold(record) as lease:
+        with structlog.contextvars.bound_contextvars(**about(record)), self.keeper.hold(record) as lease:
             try:
                 settled = self._settle(record, self._attempt(record, lease))
             except errors.LeaseLost as error:
                 metrics.ATTEMPTS.labels("lost").inc()
-                log.warning("lost the job", job=job_id, attempt=record.attempt, reason=error.message)
+                log.warning("lost the job", reason=error.message)
                 return None
             except errors.ShuttingDown:
                 metrics.ATTEMPTS.labels("left").inc()
-                log.warning("left the job to its lease", job=job_id, attempt=record.attempt)
+                log.warning("left the job to its lease")
                 return None
         metrics.ATTEMPTS.labels(settled.status).inc()
         self.keeper.ended(failed=settled.failed_attempts > record.failed_attempts)
@@ -107,53 +109,43 @@ class Runner:
                     raise
             self.keeper.pause(PAUSE)
 
-    def _attempt(self, record: JobRecord, lease: Lease) -> Transition:
+    def _attempt(self, record: JobRecord, lease: Lease) -> Ending:
         """Do the job's work and return the transition that says how it went.
 
         Raises:
             LeaseLost: If another owns the job.
         """
-        log.info("started", job=record.id, attempt=record.attempt)
+        log.info("started")
         try:
             return self._vary(record, lease)
         except errors.LeaseLost:
             raise
         except errors.ShuttingDown:
-            return partial(transitions.hand_back, attempt=record.attempt, now=self.clock.now())
+            return transitions.hand_back
         except errors.JobError as error:
-            log.exception("the job failed", job=record.id, attempt=record.attempt)
+            log.exception("the job failed")
             told = errors.ModelFailed() if isinstance(error, errors.ModelFailed) else error  # details are the log's
-            return partial(transitions.fail, attempt=record.attempt, error=told, now=self.clock.now())
+            return partial(transitions.fail, error=told)
         except Exception as error:
-            log.exception("an attempt failed", job=record.id, attempt=record.attempt)
+            log.exception("an attempt failed")
             reason = (error if isinstance(error, errors.ReduxqError) else errors.ReduxqError()).summary
             limit = self.settings.jobs.max_failed_attempts
-            again = partial(transitions.fail_attempt, reason=reason, limit=limit)
-            return partial(again, attempt=record.attempt, now=self.clock.now())
+            return partial(transitions.fail_attempt, reason=reason, limit=limit)
 
-    def _vary(self, record: JobRecord, lease: Lease) -> Transition:
+    def _vary(self, record: JobRecord, lease: Lease) -> Ending:
         watch = Stopwatch(self.clock)
         source = self._read_source(record.parameters.source, lease)
         watch.lap("sourceSeconds")
         pictures, seconds = self.engine.vary(source, record.parameters.recipe, lease)
         watch.lap("modelSeconds")
         watch.timings["gpuSeconds"] = round(seconds, 3)
-        self.keeper.measured(self.engine.speed)
         flagged, model = tuple[Flagged, ...](), self.model.model_copy(update={"safety_checker": None})
         if not record.parameters.disable_safety_checker:
             flagged, model = self._flag(record.parameters.seeds, pictures), self.model
             watch.lap("safetySeconds")
         variations = self._store(record, pictures, flagged, lease)
         watch.lap("storeSeconds")
-        return partial(
-            transitions.finish,
-            attempt=record.attempt,
-            variations=variations,
-            flagged=flagged,
-            model=model,
-            timings=watch.timings,
-            now=self.clock.now(),
-        )
+        return partial(transitions.finish, variations=variations, flagged=flagged, model=model, timings=watch.timings)
 
     def _read_source(self, key: AssetKey, lease: Lease) -> Source:
         try:
@@ -201,18 +193,19 @@ class Runner:
             except (errors.StorageUnavailable, errors.Misconfigured) as error:
                 if self.clock.monotonic() >= give_up:
                     raise
-                log.warning("waiting for the object storage", job=lease.job_id, reason=error.message)
+                log.warning("waiting for the object storage", reason=error.message)
             lease.pause(pause)
             lease.check()
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _settle(self, record: JobRecord, transition: Transition) -> JobRecord:
+    def _settle(self, record: JobRecord, ending: Ending) -> JobRecord:
         """Write how the attempt went; a records server that is away is waited for, unless the worker must go.
 
         Raises:
             LeaseLost: If another owns the job; what this attempt stored is gone.
             ShuttingDown: If it must go; the attempt's lease lapses, and what it stored is left alone.
         """
+        transition = partial(ending, attempt=record.attempt, now=self.clock.now())
         while True:
             try:
                 settled = self.update(record.id, transition)
@@ -221,12 +214,12 @@ class Runner:
                 self._discard(record)
                 raise
             except errors.RecordsUnavailable as error:
-                log.warning("cannot finish yet", job=record.id, reason=error.message)
+                log.warning("cannot finish yet", reason=error.message)
                 if self.keeper.ending:
                     raise self.keeper.ending from error
                 self.keeper.pause(PAUSE)
             else:
-                log.info("settled", job=settled.id, attempt=record.attempt, status=settled.status)
+                log.info("settled", status=settled.status)
                 return settled
 
     def _discard(self, record: JobRecord) -> None:
@@ -235,4 +228,4 @@ class Runner:
             for key in record.planned_keys:
                 self.objects.delete(key)
         except errors.ReduxqError as error:
-            log.warning("left objects behind for the dispatcher", job=record.id, reason=error.message)
+            log.warning("left objects behind for the dispatcher", reason=error.message)

@@ -91,6 +91,7 @@ class Work:
         vars(self).clear()
 
     def flight(self) -> Flight:
+        """Return how far the job is, as the policy sees it."""
         recipe, rows = self.recipe, self.open
         step, decode = step_teraflops(recipe.size), decode_teraflops(recipe.size)
         made = sum(self.rows[place].step for place in rows) if self.rows else 0

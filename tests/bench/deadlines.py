@@ -89,7 +89,7 @@ def simulate(jobs: list[Job], rule: Rule, call_tokens: int) -> None:
         now = now if here else to_come[-1].arrived
         while to_come and to_come[-1].arrived <= now:
             here.append(to_come.pop())
-        chosen = rule([job.flight for job in here], now, lambda size: call_tokens * 256 // (size.width * size.height))
+        chosen = rule([job.flight for job in here], now, lambda size: call_tokens // size.tokens)
         for place, row in chosen:
             here[place].rows[row] += 1
         served = {place: here[place] for place, _ in chosen}.values()

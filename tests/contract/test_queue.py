@@ -50,7 +50,7 @@ def test_a_message_is_the_one_that_celerys_own_send_task_makes_but_for_results_t
     url: str, lists: redis.Redis
 ) -> None:
     (job,) = job_ids(1)
-    Broker(url).publish([job])
+    Broker(url).publish([job], QUEUE)
     make_celery(url).send_task(TASK, args=(job,), task_id=job, queue=QUEUE)
     theirs, ours = (json.loads(message) for message in lists.lrange(QUEUE, 0, -1))
     for one in (theirs, ours):
@@ -66,7 +66,7 @@ def test_monitors_hear_of_every_message_and_of_a_failure(url: str, lists: redis.
         monitoring = pool.submit(receiver.capture, wakeup=False)
         wait_until(lists.pubsub_numpat)
         broker = Broker(url)
-        broker.publish(jobs[:-1])
+        broker.publish(jobs[:-1], QUEUE)
         broker.publish(jobs[-1:], PREVIEWS)
         broker.report_failure(jobs[0], "its worker fell silent")
         wait_until(lambda: len(heard) > len(jobs))
@@ -81,7 +81,7 @@ def test_monitors_hear_of_every_message_and_of_a_failure(url: str, lists: redis.
 def test_what_waits_is_told_without_what_a_worker_took_or_a_stranger_put_there(url: str, lists: redis.Redis) -> None:
     broker, jobs = Broker(url), job_ids(3)
     assert broker.waiting() == set()
-    broker.publish(jobs[:-1])
+    broker.publish(jobs[:-1], QUEUE)
     broker.publish(jobs[-1:], PREVIEWS)
     for poison in ("no JSON", "[]", '"text"', "{}", '{"headers": null}', '{"headers": {"id": null}}', b"\xff"):
         lists.lpush(QUEUE, poison)
@@ -92,7 +92,7 @@ def test_what_waits_is_told_without_what_a_worker_took_or_a_stranger_put_there(u
 @pytest.mark.parametrize("call", ["publish", "report_failure", "waiting"])
 def test_a_broker_that_is_away_is_told_and_found_again(call: str, url: str, lists: redis.Redis) -> None:
     calls: dict[str, Any] = {
-        "publish": lambda broker: broker.publish(job_ids(2)),
+        "publish": lambda broker: broker.publish(job_ids(2), QUEUE),
         "report_failure": lambda broker: broker.report_failure(job_ids(1)[0], "why"),
         "waiting": lambda broker: broker.waiting(),
     }

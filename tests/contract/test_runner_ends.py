@@ -32,6 +32,7 @@ from shared.programs import connect, run
 from shared.settings import JobsSettings, Settings, WorkerSettings
 from shared.transitions import Transition, cancel, fail_attempt
 from tests.desk import STORE, Desk
+from tests.queues import LIFE
 from tests.samples import NOW, start
 from tests.servers import wait_until
 from worker.lease import LeaseKeeper
@@ -295,7 +296,7 @@ def test_a_worker_that_must_go_does_not_wait_for_its_claim(desk: Desk) -> None:
 
 def test_a_lease_is_renewed_as_soon_as_its_claim_is_answered(desk: Desk) -> None:
     running = desk.update(desk.accept(), start)
-    keeper = LeaseKeeper(desk.records, JobStore(timedelta(seconds=60)), Clock(), name="two", slots=lambda: 1)
+    keeper = LeaseKeeper(desk.records, JobStore(timedelta(seconds=60)), Clock(), name="two", life=lambda: LIFE)
     with keeper.hold(running):
         keeper.beat()
     assert int(str(desk.records.pttl(f"lease:{running.id}"))) > 50_000
@@ -315,9 +316,7 @@ class Listening(redis.Redis):
 
 def test_leases_are_renewed_before_the_worker_is_announced(desk: Desk, records: redis.Redis) -> None:
     sent: list[str] = []
-    keeper = LeaseKeeper(
-        Listening(records.connection_pool, sent.append), STORE, Clock(), name="two", slots=lambda: len(sent)
-    )
+    keeper = LeaseKeeper(Listening(records.connection_pool, sent.append), STORE, Clock(), name="two", life=lambda: LIFE)
     with keeper.hold(desk.update(desk.accept(), start)) as lease:
         keeper.beat()
     renewed, announced = (next(n for n, text in enumerate(sent) if what in text) for what in (lease.job_id, "worker:"))
@@ -329,7 +328,7 @@ def test_a_worker_that_retires_while_it_announces_itself_is_off_the_list(desk: D
         if "SET" in text and "worker:two" in text and not keeper._retired:
             keeper.retire()
 
-    keeper = LeaseKeeper(Listening(records.connection_pool, retire), STORE, Clock(), name="two", slots=lambda: 1)
+    keeper = LeaseKeeper(Listening(records.connection_pool, retire), STORE, Clock(), name="two", life=lambda: LIFE)
     keeper.beat()
     assert keeper._retired
     assert "two" not in run(records, living_workers())

@@ -14,6 +14,7 @@ from api.services import Services
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
 from shared.completions import follow_endings
+from shared.dispatch_store import WorkerLife
 from shared.egress import Egress
 from shared.errors import ReduxqError, ShuttingDown, Unavailable
 from shared.ids import JobId
@@ -72,9 +73,8 @@ class Site:
 class SimEngine:
     """Takes its time for each step, one job at a time; a job may kill it."""
 
-    speed = 100.0  #: TFLOP/s
-
     def __init__(self, process: Process) -> None:
+        self.speed = 0.0  #: TFLOP/s
         self._process = process
         self._world = process.world
         self._busy = False
@@ -96,6 +96,7 @@ class SimEngine:
         finally:
             self._busy = False
             self._left.set()
+        self.speed = 100.0
         return Varied([Image.new("RGB", SIZE, (seed % 256, 0, 0)) for seed in recipe.seeds], 1.0)
 
 
@@ -119,7 +120,12 @@ class WorkerProcess(Process):
         self._stopping, self._stop = Event(), Event()
         slots, previews = site.settings.worker.slots, site.settings.worker.previews
         self.busy = 0
-        self.keeper = LeaseKeeper(records, store, self.clock, name=name, slots=lambda: slots, previews=previews)
+        engine = SimEngine(self)
+
+        def life() -> WorkerLife:
+            return WorkerLife(slots, engine.speed, previews)
+
+        self.keeper = LeaseKeeper(records, store, self.clock, name=name, life=life)
         self.keeper._leases = cast("Any", Ordered())
         self._broker = cast("Broker", site.broker(self))
 
@@ -132,7 +138,7 @@ class WorkerProcess(Process):
             update=update,
             keeper=self.keeper,
             objects=site.objects(self),
-            engine=cast("Engine", SimEngine(self)),
+            engine=cast("Engine", engine),
             score=lambda pictures: [float(picture.getpixel((0, 0)) == (INDECENT, 0, 0)) for picture in pictures],
             model=MODEL,
         )

@@ -198,7 +198,7 @@ class Objects(MemoryObjects):
 
         self._call(f"delete {key}", do_it)
 
-    def sign(self, key: AssetKey, lasts: timedelta | None = None) -> str:
+    def sign(self, key: AssetKey, lasts: timedelta | None = None, *, to_keep: bool = False) -> str:
         return self.location(key)
 
     def _call(self, what: str, act: Callable[[], Any]) -> Any:
@@ -258,7 +258,7 @@ class Broker:
         self._process = process
         self._messages = messages
 
-    def publish(self, jobs: Sequence[JobId], queue: str = QUEUE) -> None:
+    def publish(self, jobs: Sequence[JobId], queue: str) -> None:
         for job_id in jobs:
             lost = self._lost(f"publish {job_id} in {queue}")
             if not lost or self._network.world.random.random() < 0.5:

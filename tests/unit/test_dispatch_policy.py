@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.dispatch_policy import Room, choose, window
+from api.dispatch_policy import Reserve, Room, choose, window
 from shared.dispatch_store import Shares, Waiting
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
@@ -111,12 +111,12 @@ def test_a_job_that_aged_into_the_lane_of_previews_takes_no_room_of_theirs() -> 
 
 
 def test_previews_chosen_while_nobody_sees_who_else_waits_put_nobody_back() -> None:
-    dispatcher = Dispatcher([*jobs("a", 40), *jobs("b", 40), *jobs("p", 30, work=100, lane=Lane.PREVIEW)])
-    dispatcher.round(slots=10)  # previews of team p, which has much more than the others now
+    dispatcher = Dispatcher([job("a", 0, work=100), job("a", 1), *jobs("b", 11)])
+    assert teams_of(dispatcher.round()) == "a"  # which now has 100 more than the other
+    dispatcher.add(jobs("p", 20, work=100, lane=Lane.PREVIEW))
     for _ in range(20):
-        dispatcher.round(slots=0, previews=1)
-    dispatcher.add(jobs("c", 40))
-    assert teams_of(dispatcher.round(slots=30)).count("c") == 10
+        assert teams_of(dispatcher.round(slots=0, previews=1)) == "p"
+    assert teams_of(dispatcher.round(slots=10)) == "b" * 10
 
 
 def test_a_late_team_with_few_jobs_does_not_wait_behind_a_thousand() -> None:
@@ -246,3 +246,19 @@ def test_the_clock_never_goes_back() -> None:
         clocks.append(dispatcher.given.clock)
     assert all(before <= after for before, after in pairwise(clocks))
     assert clocks[-1] > 0
+
+
+def test_large_jobs_of_low_priority_leave_room_to_others_until_they_have_waited_long() -> None:
+    reserve, room = Reserve(slots=2, small=5), Room(4, 0)
+
+    def chosen(*waiting: Waiting, since_us: int = 0) -> list[JobId]:
+        old = reserve._replace(since_us=since_us)
+        found, _ = choose(waiting, Shares(0, {}), room=room, now_us=0, ageing=AGEING, reserve=old)
+        return [each.job_id for each in found]
+
+    low, small = jobs("a", 6, lane=Lane.LOW), jobs("a", 6, work=5, lane=Lane.LOW)
+    assert len(chosen(*low)) == 2
+    assert len(chosen(*small)) == 4
+    assert len(chosen(*low, since_us=SECOND)) == 4
+    normal = jobs("b", 3)
+    assert chosen(*low, *normal) == [each.job_id for each in normal]

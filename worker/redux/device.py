@@ -64,6 +64,10 @@ class Device:
         free, most = torch.cuda.mem_get_info(self._device) if self._gpu else (0, 0)
         return most - free, most
 
+    def uuid(self) -> str:
+        """Return what no other GPU is called; nothing without a GPU."""
+        return f"GPU-{torch.cuda.get_device_properties(self._device).uuid}" if self._gpu else ""
+
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))

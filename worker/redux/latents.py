@@ -4,15 +4,11 @@ Source: diffusers, pipeline_flux.py; the packing of black-forest-labs/flux.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 from torch import Tensor
 
-from shared.sizes import Size
-
-#: Pixels along one side of a token: the VAE's factor of 8 times the patch's 2.
-TOKEN_PIXELS: Final = 16
+from shared.sizes import TOKEN_PIXELS, Size
 
 
 def grid(size: Size) -> tuple[int, int]:

@@ -57,6 +57,7 @@ class ReduxModel:
         self._weights = weights
         self._device = Device(weights.device)
         self.memory = self._device.memory
+        self.gpu = self._device.uuid()
         self._conditions = Cache(settings.conditions_bytes)
         self._rotary = Cache(ROTARY)
         folder = Path(settings.cache or "~/.cache/reduxq").expanduser() / "modulation"
@@ -131,13 +132,13 @@ class ReduxModel:
         usual = (Parameters.model_fields[name].default for name in ("num_inference_steps", "guidance_scale"))
         steps, guidance_scale = usual
         for size in sizes:
-            for rows in sorted({1, call_tokens // len(positions(size)) or 1}):
+            for rows in sorted({1, max(1, call_tokens // size.tokens)}):
                 try:
                     self._try(grey, Recipe(size, steps, guidance_scale, tuple(range(rows))))
                 except OutOfMemory as error:
                     if rows == 1:  # of more, the engine will learn how many fit
-                        width, height = size
-                        raise ModelUnavailable(f"the device has too little memory for {width} x {height}") from error
+                        shown = f"{size.width} x {size.height}"
+                        raise ModelUnavailable(f"the device has too little memory for {shown}") from error
 
     def _try(self, source: Source, recipe: Recipe) -> None:
         rows = self.begin(self.prepare(source, recipe))
@@ -147,7 +148,7 @@ class ReduxModel:
     def _see(self, source: Source) -> Callable[[], Tensor]:
         """Return what gives the condition in the engine's thread, which has the less to do the more was seen before."""
         known = self._conditions.peek(source.digest)
-        metrics.condition(known=known is not None)
+        metrics.CONDITIONS.labels("miss" if known is None else "hit").inc()
         if known is not None:
             return lambda: known
         pixels = self._device.stage(preprocess(self._weights, source.picture))

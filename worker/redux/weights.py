@@ -165,8 +165,7 @@ def _fill(transformer: FluxTransformer2DModel, shards: Shards, dtype: torch.dtyp
             setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
 
     with ThreadPoolExecutor(_READERS) as pool:
-        for _ in pool.map(fill, [name for name in shards.names if name in wanted]):
-            pass
+        list(pool.map(fill, [name for name in shards.names if name in wanted]))  # raises what one of them raised
 
 
 def _device(name: str) -> torch.device:
