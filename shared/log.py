@@ -1,12 +1,20 @@
 """One log format for our own events and for the libraries' lines."""
 
+import json
 import logging
 import sys
+from typing import Any
 
 import structlog
 from structlog.typing import Processor
 
+from shared.jobs import JobRecord
 from shared.settings import LogSettings
+
+
+def about(record: JobRecord) -> dict[str, Any]:
+    """Return what every line about a job tells, in whichever process: the request is the one that submitted it."""
+    return {"job": record.id, "attempt": record.attempt, "team": record.team_id, "request": record.echo.request_id}
 
 
 def configure_logging(settings: LogSettings) -> None:
@@ -18,7 +26,9 @@ def configure_logging(settings: LogSettings) -> None:
     ]
     last: list[Processor]
     if settings.format == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        encode = json.JSONEncoder(default=repr).encode  # json.dumps would make one for each line
+        render = structlog.processors.JSONRenderer(lambda event, **_: encode(event))
+        last = [structlog.processors.format_exc_info, render]
     else:
         # The default shows every local variable of a traceback, keys among them.
         plain = structlog.dev.plain_traceback

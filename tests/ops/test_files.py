@@ -1,6 +1,7 @@
 """The files in ops/ themselves; who starts them, and what the processes really tell, is tested elsewhere."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.ops.files import OPS, alerts, dashboard
 #: What makes each rule fire: series with their values, minute by minute, and after how many.
 FIRING: dict[str, tuple[dict[str, str], str]] = {
     "ReduxqRecordsNotDurable": ({'reduxq_records_durable{instance="a"}': "0x9"}, "3m"),
+    "ReduxqRecordsFull": ({"reduxq_records_memory_ratio": "0.81x20"}, "8m"),
     "ReduxqNoDispatcher": ({"reduxq_dispatcher_leads": "0x9"}, "4m"),
     "ReduxqNoApi": ({"reduxq_workers": "1x9"}, "4m"),
     "ReduxqApiErrors": (
@@ -52,6 +54,7 @@ FIRING: dict[str, tuple[dict[str, str], str]] = {
 #: A service with work that does well.
 WELL = {
     "reduxq_records_durable": "1x40",
+    "reduxq_records_memory_ratio": "0.79x40",
     "reduxq_dispatcher_leads": "1x40",
     "reduxq_jobs_accepted_total": "0+60x40",
     'reduxq_api_answers_total{status="200"}': "0+100x40",
@@ -104,6 +107,15 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
     for rule in alerts():
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["annotations"].keys() == {"summary", "runbook"}
+
+
+def test_every_alert_has_its_paragraph_in_the_operations_page_and_each_of_these_its_alert() -> None:
+    page = (OPS.parent / "docs" / "operations.md").read_text()
+    told = dict(re.findall(r"^\*\*(Reduxq\w+)\*\*: (.+?)\n\n", page, re.MULTILINE | re.DOTALL))
+    summaries = {rule["alert"]: rule["annotations"]["summary"] for rule in alerts()}
+    assert told.keys() == summaries.keys()
+    for alert, paragraph in told.items():
+        assert " ".join(paragraph.split()).startswith(f"{summaries[alert]}. "), alert
 
 
 def test_prometheus_looks_for_every_service_that_tells_metrics() -> None:
