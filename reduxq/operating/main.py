@@ -4,27 +4,30 @@ import sys
 
 import typer
 
+from reduxq.cli import customers, one_line
 from reduxq.local.commands import local
 from reduxq.operating.accounts import keys, teams
+from reduxq.operating.doctor import doctor
 from reduxq.operating.jobs import jobs
 from shared.errors import ReduxqError
 from shared.settings import settings_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(customers)
 app.add_typer(local)
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
 app.add_typer(jobs, name="jobs")
+app.command()(doctor)
 
 
 def main() -> None:
     """Run the command line; every error of ours is one line."""
     try:
-        app()
+        with one_line():
+            app()
     except ReduxqError as error:
         sys.exit(f"reduxq: {error.message}")
-    except OSError as error:
-        sys.exit(f"reduxq: {error.filename}: {error.strerror}" if error.filename else f"reduxq: {error}")
 
 
 @app.command()
