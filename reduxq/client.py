@@ -1,34 +1,91 @@
-"""Client of a reduxq service."""
+"""The client of a service."""
 
-from collections.abc import Mapping
-from typing import Any, Final, Self
+import re
+from collections.abc import Iterator
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, Self, TypedDict, Unpack
 
-import httpx
-
-from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, Unavailable
+from reduxq.batches import Batches
+from reduxq.config import find_access
+from reduxq.connection import ATTEMPTS, Connection
+from reduxq.job import Job, read_job
 
 TYPE: Final = "IMAGE_VARIATOR"
 MODEL: Final = "black-forest-labs/flux-redux-dev"
-TIMEOUT: Final = 60.0  #: seconds for one call
-#: By HTTP status.
-ERRORS: Final[dict[int, type[ReduxqError]]] = {401: Unauthorized, 404: NotFound, 429: Unavailable}
+TIMEOUT: Final = 60.0  #: seconds without a byte until an attempt is given up
+PAGE: Final = 100  #: jobs that one question asks for, the most that are allowed
+KEY: Final = re.compile(r"(.*/)?images/\d{4}(_\d\d){5}_\d{3}_[^/]*")  #: an asset's
 
-#: A job's record, as the service reports it.
-AiRecord = dict[str, Any]
+#: A file's path, its bytes, an open file, an asset's key, or an https URL.
+Image = str | PathLike[str] | bytes | BinaryIO
+
+
+class Parameters(TypedDict, total=False):
+    """What variations are to be like; the service has a default for each."""
+
+    num_outputs: int  #: 1 to 4
+    aspect_ratio: str  #: ``4:3``, ``16:9``, ...
+    megapixels: str  #: ``1`` or ``0.25``
+    num_inference_steps: int  #: 1 to 50
+    seed: int  #: variation i has seed + i
+    format: Literal["webp", "jpg", "png"]
+    output_quality: int  #: 1 to 100, for webp and jpg
+    disable_safety_checker: bool
+
+
+class Options(Parameters, total=False):
+    """Parameters, and how the job is treated."""
+
+    priority: Literal["normal", "low"]
+    webhook: str  #: https URL that is told of the job's end
+    webhookEvents: list[Literal["job.started", "job.finished"]]
+    maxQueueSeconds: int
+    maxRunSeconds: int
+    metadata: Any  #: comes back with the record
 
 
 class Client:
-    """Sends images, asks for variations and fetches them.
+    """A service and a key to it. Threads may share one.
 
-    Every method raises:
-        Unavailable: If the service does not answer or cannot serve right now, or the key asks too often.
-        Unauthorized, InvalidRequest, NotFound: As the service says, with its message.
+    >>> with reduxq.Client() as client:
+    ...     job = client.variations.create("cat.png", num_outputs=2, megapixels="0.25", num_inference_steps=4).wait()
+    ...     paths = job.download("variations")
+    >>> job.status, len(paths), paths[0].suffix
+    ('SUCCESS', 2, '.webp')
+
+    Attributes:
+        variations: To ask for variations.
+        jobs: To find jobs again.
+        batches: Thousands of jobs at a time.
+
+    Args:
+        base_url: Of the service, as ``https://images.example.org``.
+        api_key: What is left out comes from ``REDUXQ_URL`` and ``REDUXQ_API_KEY``, or from the file that
+            ``reduxq login`` writes.
+        timeout: Seconds without a byte until an attempt is given up.
+        attempts: Of one request, at most; only what may help and cannot happen twice is tried again.
+        trust_env: Whether the environment's proxies are used.
+
+    Every method raises the errors of :mod:`reduxq.errors`.
     """
 
-    def __init__(self, api_url: str, api_key: str, *, timeout: float = TIMEOUT, trust_env: bool = True) -> None:
-        headers = {"API-KEY": api_key}
-        self._api = httpx.Client(base_url=api_url, headers=headers, timeout=timeout, trust_env=trust_env)
-        self._links = httpx.Client(timeout=timeout, trust_env=trust_env)  # a link is for whoever has it: no key
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        attempts: int = ATTEMPTS,
+        trust_env: bool = True,
+    ) -> None:
+        access = find_access(base_url, api_key)
+        self.base_url = access.url
+        self.connection = Connection(*access, timeout=timeout, attempts=attempts, trust_env=trust_env)
+        self.variations = Variations(self)
+        self.jobs = Jobs(self.connection)
+        self.batches = Batches(self.connection)
 
     def __enter__(self) -> Self:
         return self
@@ -37,49 +94,78 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._api.close()
-        self._links.close()
+        """Close the connections; calls that wait in other threads fail."""
+        self.connection.close()
 
-    def upload(self, name: str, image: bytes) -> str:
-        """Store an image; return its key."""
-        answer = _request(self._api, "POST", "/api/assets", files={"asset": (name, image)})
-        return str(answer.json()["asset"]["key"])
+    def upload(self, image: Image, name: str | None = None) -> str:
+        """Store an image and return its key, which may be varied any number of times; a key or URL stays what it is.
 
-    def submit(self, prompt: Mapping[str, Any]) -> AiRecord:
-        """Ask for variations; return the record of the job, which has only been accepted yet."""
-        body = {"type": TYPE, "model": MODEL, "promptObject": dict(prompt), "async": True}
-        return _record(_request(self._api, "POST", "/api/features", json=body))
-
-    def result(self, uuid: str) -> AiRecord:
-        """Return the record of a job as it is now."""
-        return _record(_request(self._api, "GET", f"/api/results/{uuid}"))
-
-    def download(self, link: str) -> bytes:
-        """Return what a presigned link leads to."""
-        return _request(self._links, "GET", link).content
+        >>> key = client.upload("cat.png")
+        >>> client.upload(key) == key
+        True
+        """
+        if isinstance(image, str) and (image.startswith(("http://", "https://")) or KEY.fullmatch(image)):
+            return image
+        if isinstance(image, str | PathLike):
+            name, content = name or Path(image).name, Path(image).read_bytes()
+        else:
+            content = image if isinstance(image, bytes) else image.read()
+        answer = self.connection.post("/api/assets", files={"asset": (name or "image", content)})
+        return str(answer["asset"]["key"])
 
 
-def _request(client: httpx.Client, method: str, url: str, **content: Any) -> httpx.Response:
-    try:
-        answer = client.request(method, url, **content)
-    except httpx.TransportError as error:
-        raise Unavailable(f"{httpx.URL(url).host or client.base_url} does not answer: {error}") from error
-    if answer.is_success:
-        return answer
-    raise _error(answer)
+class Variations:
+    """Asks for variations."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(self, image: Image, *, idempotency_key: str | None = None, **options: Unpack[Options]) -> Job:
+        """Ask for variations of an image; the job has only been accepted when this returns.
+
+        >>> with open("cat.png", "rb") as file:
+        ...     job = client.variations.create(file, aspect_ratio="16:9", megapixels="0.25", num_inference_steps=4)
+        >>> job.wait(timeout=100).status
+        'SUCCESS'
+
+        Args:
+            image: Uploaded unless it is a key or a URL.
+            idempotency_key: The same one within a day gives the same job; one is drawn if there is none.
+            options: See :class:`Options`; README's table has what is allowed.
+        """
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(Options.__annotations__)}")
+        chosen: dict[str, Any] = dict(options)
+        prompt = {name: chosen.pop(name) for name in Parameters.__annotations__ if name in chosen}
+        prompt["imageUrl"] = self._client.upload(image)
+        body = {"type": TYPE, "model": MODEL, "promptObject": prompt, "async": True, **chosen}
+        answer = self._client.connection.post("/api/features", json=body, idempotency_key=idempotency_key)
+        return Job(self._client.connection, answer["aiRecord"])
 
 
-def _error(answer: httpx.Response) -> ReduxqError:
-    try:
-        message = str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        message = f"{answer.url.host} answered {answer.status_code} {answer.reason_phrase}"
-    return ERRORS.get(answer.status_code, Unavailable if answer.is_server_error else InvalidRequest)(message)
+class Jobs:
+    """Finds the team's jobs."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-def _record(answer: httpx.Response) -> AiRecord:
-    record: AiRecord | None = answer.json()["aiRecord"]
-    if record is None:
-        raise NotFound("there is no such job")
-    return record
+    def get(self, uuid: str) -> Job:
+        """Return a job by its id.
+
+        >>> client.jobs.get("00000000-0000-0000-0000-000000000000")
+        Traceback (most recent call last):
+        reduxq.errors.NotFound: there is no job 00000000-0000-0000-0000-000000000000
+        """
+        return Job(self._connection, read_job(self._connection, uuid))
+
+    def list(
+        self, *, status: Literal["PROCESSING", "SUCCESS", "FAILURE"] | None = None, limit: int | None = None
+    ) -> Iterator[Job]:
+        """Give the team's jobs, the newest first, page by page.
+
+        >>> [job.status for job in client.jobs.list(status="SUCCESS", limit=1)]
+        ['SUCCESS']
+        """
+        page = min(PAGE, limit or PAGE)
+        found = self._connection.pages("/api/results", "aiRecords", status=status, limit=page)
+        return (Job(self._connection, record) for record in islice(found, limit))

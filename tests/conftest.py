@@ -1,8 +1,6 @@
 """Servers and values that several tiers use."""
 
-import json
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,8 +21,7 @@ from tests import servers
 from tests.desk import SOURCE, Desk
 from tests.driven import Driven
 from tests.samples import encoded, fund, picture
-from tests.servers import process, wait_until
-from tests.stack import Stack, upload
+from tests.stack import Stack, running_stack, upload
 from tests.tls_servers import Names, Pictures
 from tests.yard import Yard
 
@@ -128,15 +125,8 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: Names) -> I
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One whole local stack, with everything real, for all tests that leave it standing."""
-    folder = tmp_path_factory.mktemp("stack")
-    data = folder / "data"
-    log = folder / "up.log"
-    with process([sys.executable, "-m", "reduxq", "up", "--port", "0", "--data", str(data)], log) as up:
-        place = data / "stack.json"
-        wait_until(lambda: place.exists() or up.poll() is not None, 60)
-        assert up.poll() is None, log.read_text()
-        yield Stack(data, json.loads(place.read_text()))
-    assert up.returncode == 0
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """A running local stack as tests see it, and what they do with it."""
 
 import json
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from shared.keys import create_key
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
 from shared.settings import StorageSettings
+from tests.servers import process, wait_until
 
 
 @dataclass
@@ -60,6 +64,19 @@ class Stack:
         """Every object's path in the bucket."""
         bucket = self.folder / "s3" / "reduxq"
         return {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def running_stack(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Stack]:
+    """Run one whole local stack, with everything real."""
+    folder.mkdir(exist_ok=True)
+    data, log = folder / "data", folder / "up.log"
+    with process([sys.executable, "-m", "reduxq", "up", "--port", "0", "--data", str(data)], log, environment) as up:
+        place = data / "stack.json"
+        wait_until(lambda: place.exists() or up.poll() is not None, 60)
+        assert up.poll() is None, log.read_text()
+        yield Stack(data, json.loads(place.read_text()))
+    assert up.returncode == 0
 
 
 def upload(client: httpx.Client, data: bytes, name: str = "cat.png") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.console import Console
 
+from reduxq.client import Parameters
 from reduxq.local.demo import SAMPLE, run_demo
 from reduxq.local.parts import python
 from reduxq.local.signals import noted_signals
@@ -70,13 +71,9 @@ def demo(
     data: Annotated[Path, typer.Option(help="Folder for everything that the stack keeps.")] = DEMO_DATA,
 ) -> None:
     """Send one picture through the whole service and show what comes out."""
-    prompt = {
-        "format": "webp",
-        "num_outputs": num_outputs,
-        "aspect_ratio": aspect_ratio,
-        "megapixels": megapixels,
-        "num_inference_steps": steps,
-    }
+    prompt = Parameters(
+        num_outputs=num_outputs, aspect_ratio=aspect_ratio, megapixels=megapixels, num_inference_steps=steps
+    )
     with noted_signals() as signals:
         try:
             run_demo(prompt, image=image, out=out, data=data, console=_console(), signals=signals)

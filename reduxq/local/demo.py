@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image, ImageOps
 from rich.console import Console
 
-from reduxq.client import AiRecord, Client
+from reduxq import errors
+from reduxq.client import Client, Parameters
+from reduxq.job import Job
 from reduxq.local.contact_sheet import contact_sheet
 from reduxq.local.stack import Stack, running_stack
-from shared.errors import JobError, ReduxqError, Unavailable
+from shared.errors import ReduxqError
 
 SAMPLE: Final = Path(__file__).with_name("sample.webp")
 PATIENCE: Final = 10.0  #: seconds for one call; while it lasts Ctrl-C has to wait
@@ -27,7 +30,7 @@ NOISE: Final = (
 
 
 def run_demo(
-    prompt: dict[str, Any], *, image: Path, out: Path, data: Path, console: Console, signals: Sequence[int]
+    prompt: Parameters, *, image: Path, out: Path, data: Path, console: Console, signals: Sequence[int]
 ) -> None:
     """Start a stack, vary one picture as ``prompt`` says, keep what comes out, stop the stack.
 
@@ -40,70 +43,52 @@ def run_demo(
     console.print(f"Starting the local stack; its logs are in {data / 'logs'}")
     with running_stack(data, console, signals) as stack:
         try:
-            with Client(stack.plan.url("api"), stack.api_key, timeout=PATIENCE, trust_env=False) as client:
-                key = client.upload(image.name, source)
-                job = client.submit({**prompt, "imageUrl": key})
-                record = _follow(job["uuid"], client, stack, console)
-                _keep(record, source, client, out)
-        except ReduxqError as error:
+            url = stack.plan.url("api")
+            with Client(url, stack.api_key, timeout=PATIENCE, attempts=1, trust_env=False) as client:
+                job = client.variations.create(image, **prompt)
+                _follow(job, stack, console)
+                _keep(job, source, out)
+        except (ReduxqError, errors.ReduxqError) as error:
             raise ReduxqError(f"{error.message}; the logs are in {stack.logs}") from error
-    _conclude(record, out, console)
+    _conclude(job, out, console)
 
 
-def _follow(uuid: str, client: Client, stack: Stack, console: Console) -> AiRecord:
-    """Tell how far the job is, live on a terminal; return its record when it has succeeded."""
+def _follow(job: Job, stack: Stack, console: Console) -> None:
+    """Tell how far the job is, live on a terminal, until it has succeeded."""
     said, news_at = "submitted", monotonic()
     with console.status(said) as line:
         while monotonic() - news_at < STALLED.total_seconds():
             for _ in range(TICKS):
                 stack.supervisor.tend()
-            try:
-                record = client.result(uuid)
-            except Unavailable:  # it is being started again, or was asked too often
-                continue
-            if (text := _describe(record)) != said:
+            with suppress(errors.Unavailable, errors.TooManyRequests):  # it is being started again
+                job.refresh()
+            if (text := job.describe()) != said:
                 said, news_at = text, monotonic()
                 line.update(text)
                 if not console.is_terminal:
                     console.print(text)
-            if record["status"] == "SUCCESS":
-                return record
-            if record["status"] == "FAILURE":
-                failure = record["aiRecordDetail"]["resultObject"]
-                raise JobError(f"the job failed with {failure['code']}: {failure['message']}")
-    raise Unavailable(f"the job {uuid} has not moved for {STALLED.total_seconds():g} s")
+            if error := job.error:
+                raise ReduxqError(f"the job failed with {error.code}: {error.message}")
+            if job.finished:
+                return
+    raise ReduxqError(f"the job {job.uuid} has not moved for {STALLED.total_seconds():g} s")
 
 
-def _describe(record: AiRecord) -> str:
-    """Return in words how far a job is."""
-    extra = record["additionalData"]
-    if record["status"] != "PROCESSING":
-        return str(record["status"]).lower()
-    if progress := extra["progress"]:
-        return f"running, step {progress['step']} of {progress['steps']}"
-    if extra["queuePosition"] is not None:
-        return f"queued, position {extra['queuePosition']}"
-    return "running, loading the picture"
-
-
-def _keep(record: AiRecord, source: bytes, client: Client, out: Path) -> None:
+def _keep(job: Job, source: bytes, out: Path) -> None:
     """Write what came out, in the place of what an earlier demo wrote."""
-    extra, variations = record["additionalData"], {}
     for earlier in out.glob("variation-*.webp"):
         earlier.unlink()
-    for number, (seed, link) in enumerate(zip(extra["seeds"], extra["temporaryUrls"], strict=False), start=1):
-        variation = client.download(link)
-        (out / f"variation-{number}.webp").write_bytes(variation)
-        variations[f"seed {seed}"] = Image.open(BytesIO(variation))
+    variations = {
+        f"seed {seed}": Image.open(path) for seed, path in zip(job.seeds, job.download(out, "variation"), strict=True)
+    }
     with Image.open(BytesIO(source)) as picture:
         contact_sheet(ImageOps.exif_transpose(picture), variations).save(out / "contact-sheet.png")
-    (out / "aiRecord.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "aiRecord.json").write_text(json.dumps(job.record, indent=2) + "\n")
 
 
-def _conclude(record: AiRecord, out: Path, console: Console) -> None:
-    extra = record["additionalData"]
-    count, seconds = len(extra["temporaryUrls"]), extra["timings"]["runSeconds"]
-    console.print(f"{count} variation{'s' if count > 1 else ''} in {seconds:.1f} s:")
+def _conclude(job: Job, out: Path, console: Console) -> None:
+    extra, count = job.record["additionalData"], len(job.urls)
+    console.print(f"{count} variation{'s' if count > 1 else ''} in {extra['timings']['runSeconds']:.1f} s:")
     for place in (*sorted(out.glob("variation-*.webp")), out / "contact-sheet.png", out / "aiRecord.json"):
         console.print(f"  {place}")
     if not (extra["model"] or {}).get("trained"):

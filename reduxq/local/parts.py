@@ -134,6 +134,11 @@ def python(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
+def environment(plan: Plan) -> dict[str, str]:
+    """Return what whoever looks at this stack from outside needs of its parts' environment."""
+    return {name: value for name, value in _service(plan).items() if name.startswith((PREFIX, "NO_PROXY", "no_proxy"))}
+
+
 def _service(plan: Plan) -> dict[str, str]:
     """Return the environment of our own processes: where the servers are, over the user's choices, over defaults."""
     tiny = plan.folder / "model"

@@ -108,5 +108,6 @@ class Stack:
                 "flower_url": plan.url("flower"),
                 "flower_user": plan.kept.flower_user,
                 "flower_password": plan.kept.flower_password,
+                "environment": parts.environment(plan),
             }
         )

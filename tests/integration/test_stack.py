@@ -18,7 +18,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from reduxq.client import AiRecord, Client
+from reduxq import Client, Job
 from reduxq.local.demo import SAMPLE
 from shared.dispatch_store import WorkerLife, announce_worker
 from shared.programs import connect, run
@@ -53,11 +53,13 @@ class Up:
         return found
 
     def upload(self) -> str:
-        return self.client.upload(SAMPLE.name, SAMPLE.read_bytes())
+        return self.client.upload(SAMPLE)
 
-    def finish(self, uuid: str, seconds: float = 60) -> AiRecord:
-        wait_until(lambda: self.client.result(uuid)["status"] != "PROCESSING", seconds=seconds)
-        return self.client.result(uuid)
+    def submit(self, **parameters: Any) -> Job:
+        return self.client.variations.create(self.upload(), **{**LONG, **parameters})
+
+    def finish(self, uuid: str, seconds: float = 60) -> dict[str, Any]:
+        return self.client.jobs.get(uuid).wait(seconds).record
 
     def terminate(self) -> int:
         self.client.close()
@@ -86,8 +88,8 @@ def is_gone(pid: int) -> bool:
 
 
 def is_running(client: Client, uuid: str) -> bool:
-    progress = client.result(uuid)["additionalData"]["progress"]
-    return progress is not None and progress["step"] > 0
+    progress = client.jobs.get(uuid).progress
+    return progress is not None and progress.step > 0
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +196,7 @@ def _serves(up: Up) -> bool:
 
 def test_a_job_survives_the_death_of_the_only_worker(up: Up) -> None:
     began = time.monotonic()
-    uuid = up.client.submit({**LONG, "imageUrl": up.upload()})["uuid"]
+    uuid = up.submit().uuid
     wait_until(lambda: is_running(up.client, uuid), seconds=30)
     worker = up.pids()["worker-1"]
     os.kill(worker, signal.SIGKILL)
@@ -207,14 +209,14 @@ def test_a_job_survives_the_death_of_the_only_worker(up: Up) -> None:
 
 
 def test_a_worker_lives_on_when_records_and_broker_are_restarted_under_its_job(up: Up) -> None:
-    uuid = up.client.submit({**LONG, "imageUrl": up.upload()})["uuid"]
+    uuid = up.submit().uuid
     wait_until(lambda: is_running(up.client, uuid), seconds=30)
     before = up.pids()
     os.kill(before["redis"], signal.SIGKILL)
     wait_until(lambda: up.pids()["redis"] != before["redis"] and _serves(up), seconds=15)
     record = up.finish(uuid)
     assert (record["status"], record["additionalData"]["attempt"]) == ("SUCCESS", 1)
-    after = up.finish(up.client.submit({**LONG, "num_inference_steps": 1, "imageUrl": up.upload()})["uuid"])
+    after = up.finish(up.submit(num_inference_steps=1).uuid)
     assert after["status"] == "SUCCESS"
     assert up.pids()["worker-1"] == before["worker-1"]
 
@@ -222,7 +224,7 @@ def test_a_worker_lives_on_when_records_and_broker_are_restarted_under_its_job(u
 def test_keys_are_made_listed_and_ended_in_a_running_stack(up: Up) -> None:
     made = _output("keys", "create", "--team", "lake", "--data", str(up.data)).strip()
     with Client(up.first["api_url"], made, trust_env=False) as client:
-        assert client.upload(SAMPLE.name, SAMPLE.read_bytes())
+        assert client.upload(SAMPLE)
     assert "lake" in _output("keys", "list", "--data", str(up.data))
     _output("keys", "revoke", made.split("_")[1], "--data", str(up.data))
     assert httpx.get(f"{up.first['api_url']}/api/results/x", headers={"API-KEY": made}).status_code == 401
@@ -238,7 +240,7 @@ def _output(*arguments: str) -> str:
 def test_a_stopped_stack_leaves_no_process_and_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
     data = folder_with(model, tmp_path)
     with _running(data) as first:
-        uuid = first.client.submit({**LONG, "imageUrl": first.upload()})["uuid"]
+        uuid = first.submit().uuid
         wait_until(lambda: is_running(first.client, uuid), seconds=30)
         pids = first.pids().values()
         assert first.terminate() == 0
@@ -248,7 +250,7 @@ def test_a_stopped_stack_leaves_no_process_and_goes_on_where_it_was(model: Path,
         assert second.first == first.first
         record = second.finish(uuid)
         assert (record["status"], record["additionalData"]["attempt"]) == ("SUCCESS", 2)
-        assert second.client.download(record["temporaryUrl"])
+        assert httpx.get(record["temporaryUrl"], trust_env=False).is_success
         with connect(second.first["redis_url"]) as records:
             run(records, announce_worker("killed", WorkerLife(slots=1, speed=0), lasts=timedelta(minutes=2)))
         pids = second.pids().values()

@@ -8,25 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from reduxq import client
-from reduxq.client import AiRecord
+from reduxq import Job
+from reduxq.errors import ReduxqError, TooManyRequests, Unavailable
 from reduxq.local import parts
-from reduxq.local.demo import _describe, _follow, _keep
+from reduxq.local.demo import _follow, _keep
 from reduxq.local.supervisor import TICK
 from reduxq.operating.main import app, main
-from shared.errors import InvalidRequest, NotFound, ReduxqError, Unauthorized, Unavailable
 from tests.samples import encoded, picture
+from tests.scripted import ai_record
 
 Accounts = Callable[..., str]
-
-IDLE = {"progress": None, "queuePosition": None}
-PROCESSING: AiRecord = {"status": "PROCESSING", "additionalData": IDLE}
-SUCCESS: AiRecord = {"status": "SUCCESS", "additionalData": IDLE}
 
 
 def failure_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -162,29 +157,30 @@ def test_all_settings_are_printed() -> None:
 def test_an_earlier_demo_leaves_no_variation_among_the_new_ones(tmp_path: Path) -> None:
     (tmp_path / "variation-4.webp").touch()
     (tmp_path / "holiday.webp").touch()
-    record = {"additionalData": {"seeds": [7], "temporaryUrls": ["a link"]}}
-    client: Any = SimpleNamespace(download=lambda link: encoded(picture(), "WEBP"))
-    _keep(record, encoded(picture(), "PNG"), client, tmp_path)
+    record = ai_record("SUCCESS", seeds=[7], temporaryUrls=["http://s3/images/a.webp?signed"])["aiRecord"]
+    connection: Any = SimpleNamespace(download=lambda link: encoded(picture(), "WEBP"))
+    _keep(Job(connection, record), encoded(picture(), "PNG"), tmp_path)
     made = ["aiRecord.json", "contact-sheet.png", "holiday.webp", "variation-1.webp"]
     assert sorted(path.name for path in tmp_path.iterdir()) == made
 
 
 def test_a_demo_asks_no_more_than_twice_a_second_and_waits_while_it_is_refused() -> None:
     moments: list[int] = []
-    refused, away = Unavailable("this key has made 180 requests"), Unavailable("being started")
-    answers: list[AiRecord | Unavailable] = [refused, PROCESSING, away, SUCCESS]
+    refused, away = TooManyRequests("this key has made 180 requests"), Unavailable("being started")
+    answers: list[dict[str, Any] | ReduxqError] = [refused, ai_record(), away, ai_record("SUCCESS")]
     asked: list[int] = []
 
-    def result(uuid: str) -> AiRecord:
+    def get(path: str, **parameters: Any) -> dict[str, Any]:
         asked.append(len(moments))
         answer = answers.pop(0)
-        if isinstance(answer, Unavailable):
+        if isinstance(answer, ReduxqError):
             raise answer
         return answer
 
-    service: Any = SimpleNamespace(result=result)
+    service: Any = SimpleNamespace(get=get)
     stack: Any = SimpleNamespace(supervisor=SimpleNamespace(tend=lambda: moments.append(1)))
-    assert _follow("x", service, stack, Console(file=StringIO())) == SUCCESS
+    _follow(job := Job(service, ai_record()["aiRecord"]), stack, Console(file=StringIO()))
+    assert (job.status, answers) == ("SUCCESS", [])
     between = [after - before for before, after in pairwise([0, *asked])]
     assert min(between) * TICK >= timedelta(seconds=0.5)
 
@@ -195,36 +191,9 @@ def test_a_demo_asks_no_more_than_twice_a_second_and_waits_while_it_is_refused()
         ("PROCESSING", {"progress": None, "queuePosition": 2}, "queued, position 2"),
         ("PROCESSING", {"progress": None, "queuePosition": None}, "running, loading the picture"),
         ("PROCESSING", {"progress": {"step": 3, "steps": 8}, "queuePosition": None}, "running, step 3 of 8"),
-        ("SUCCESS", {"progress": None, "queuePosition": None}, "success"),
+        ("SUCCESS", {"progress": None, "queuePosition": None}, "succeeded"),
     ],
 )
 def test_progress_in_words(status: str, additional: dict[str, Any], text: str) -> None:
-    assert _describe({"status": status, "additionalData": additional}) == text
-
-
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [
-        (400, InvalidRequest),
-        (401, Unauthorized),
-        (404, NotFound),
-        (415, InvalidRequest),
-        (429, Unavailable),
-        (503, Unavailable),
-    ],
-)
-def test_what_the_service_says_becomes_an_error_with_its_message(status: int, error: type[ReduxqError]) -> None:
-    raised = client._error(httpx.Response(status, json={"message": "what is wrong"}))
-    assert type(raised) is error
-    assert raised.message == "what is wrong"
-
-
-def test_an_answer_that_is_not_the_services_is_described() -> None:
-    request = httpx.Request("GET", "http://proxy/")
-    raised = client._error(httpx.Response(502, text="<html>", request=request))
-    assert raised.message == "proxy answered 502 Bad Gateway"
-
-
-def test_a_service_that_is_not_there_is_unavailable() -> None:
-    with client.Client("http://127.0.0.1:9", "key", trust_env=False) as nobody, pytest.raises(Unavailable, match="127"):
-        nobody.result("x")
+    nobody: Any = None
+    assert Job(nobody, ai_record(status, **additional)["aiRecord"]).describe() == text
