@@ -52,6 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench.blocked
 	$(BIN)/python -m tests.bench.recover
 	$(BIN)/python -m tests.bench.previews
+	$(BIN)/python -m tests.bench.batches
 	$(BIN)/python -m tests.bench.busy
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.cancel

@@ -59,6 +59,7 @@ class Standing(Collector):
         return []  # without this, registering would collect
 
     def collect(self) -> Iterator[Metric]:
+        """Return what is known; whether the records server is durable always is."""
         figures, told = self._look()
         what = "1: the records server answers and cannot forget what was accepted"
         yield GaugeMetricFamily("reduxq_records_durable", what, figures is not None)
@@ -70,6 +71,8 @@ class Standing(Collector):
             yield GaugeMetricFamily("reduxq_oldest_queued_seconds", "Since its acceptance; 0: none", figures.oldest)
             yield GaugeMetricFamily("reduxq_dispatcher_leads", "1: one of the dispatchers leads", figures.led)
             yield GaugeMetricFamily("reduxq_workers", "Workers that take jobs", figures.workers)
+            used = "Share of the memory it may have that the records server uses; 0: it has no limit"
+            yield GaugeMetricFamily("reduxq_records_memory_ratio", used, figures.full)
         if told:
             yield GaugeMetricFamily("reduxq_workers_desired", "Workers that are needed", self._desired(told))
 

@@ -35,8 +35,25 @@ def window(workers: Room, *, others: int, previews: int, headroom: int) -> Room:
     return Room(max(0, workers.slots + headroom - in_slots), max(0, own - previews))
 
 
+class Reserve(NamedTuple):
+    """Room that jobs of low priority leave to others, for what is published is taken in order."""
+
+    slots: int = 0  #: of the room
+    small: int = 0  #: TFLOP; a job of at most so much holds nobody up
+    since_us: int = 0  #: one that was accepted before has waited long enough
+
+    def binds(self, job: Waiting) -> bool:
+        return job.queue.lane is Lane.LOW and job.work > self.small and job.accepted_us >= self.since_us
+
+
 def choose(
-    waiting: Sequence[Waiting], given: Shares, *, room: Room, now_us: int, ageing: timedelta
+    waiting: Sequence[Waiting],
+    given: Shares,
+    *,
+    room: Room,
+    now_us: int,
+    ageing: timedelta,
+    reserve: Reserve = Reserve(),  # noqa: B008  it is a value
 ) -> tuple[list[Waiting], Shares]:
     """Return the next jobs to publish, in order, and how the work is shared with them.
 
@@ -53,6 +70,7 @@ def choose(
         room: How many jobs at most.
         now_us: The time in microseconds.
         ageing: See above.
+        reserve: What low jobs leave free.
     """
     queues = defaultdict[Queue, deque[Waiting]](deque)
     for job in waiting:
@@ -69,7 +87,12 @@ def choose(
     def _start(team_id: TeamId) -> int:
         return max(clock, shares.get(team_id, 0))
 
-    while fitting := [queue for queue in queues if slots or (besides and queue.lane is Lane.PREVIEW)]:
+    def fits(job: Waiting) -> bool:
+        if reserve.binds(job):
+            return slots > reserve.slots
+        return bool(slots or (besides and job.queue.lane is Lane.PREVIEW))
+
+    while fitting := [queue for queue, own in queues.items() if fits(own[0])]:
         queue = min(fitting, key=lambda queue: turn(queues[queue][0]))
         job = queues[queue].popleft()
         if besides and queue.lane is Lane.PREVIEW:

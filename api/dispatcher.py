@@ -21,14 +21,15 @@ import structlog
 from prometheus_client import REGISTRY
 
 from api import dispatch_metrics
+from api.batch_feeder import Feeder
 from api.dispatch_metrics import Standing
-from api.dispatch_policy import Room, choose, window
+from api.dispatch_policy import Reserve, Room, choose, window
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
 from shared import backlog, dispatch_store, transitions
 from shared.backlog import LANES, Backlog
 from shared.clock import Clock
-from shared.completions import BLOCK, follow_endings
+from shared.completions import follow_in_background
 from shared.dispatch_store import WorkerLife
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
@@ -36,6 +37,7 @@ from shared.heartbeat import heartbeat
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
+from shared.log import about
 from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, connect, run, together
@@ -48,6 +50,7 @@ log = structlog.get_logger(__name__)
 LEAD: Final = timedelta(seconds=2)  #: a silent leader is replaced after this
 ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when nobody rings
 GATHER: Final = 0.02  #: seconds between two looks in a rush: what is accepted meanwhile goes out in one go
+LOW_HELD: Final = 2  #: large jobs of low priority for each worker at a time: one that runs, and the next
 RUSH: Final = 4  #: jobs that go out in one round; with fewer each is worth a look of its own
 PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
 TELL: Final = 1.0  #: seconds between two accounts of what waits
@@ -143,13 +146,15 @@ class Dispatcher:
             record = run(self._records, self._store.or_set_aside(job_id, self._store.get(job_id)))
             if record:
                 dispatch_metrics.ended(record)
+                code = record.failure.code if record.failure else None
+                log.info("ended", **about(record), status=record.status, code=code)
 
     def _end(self, job_id: JobId, what: str, change: Program[JobRecord | None]) -> bool:
         """Change one record and tell what came of it; return whether it changed."""
         record = self._run(self._store.or_set_aside(job_id, change))
         if record is None or record.status is JobStatus.RUNNING:
             return False
-        log.warning(what, job=job_id, attempt=record.attempt, status=record.status)
+        log.warning(what, **about(record), status=record.status)
         if record.failure:
             with suppress(Unavailable):  # monitors must do without
                 self._broker.report_failure(job_id, f"{record.failure.name}: {record.failure.message}")
@@ -208,7 +213,10 @@ class Dispatcher:
             ]
             waiting, shares, now = self._run(together(heads))
             now_us = int(self._clock.now().timestamp() * 1e6)
-            batch, given = choose(waiting, shares, room=room, now_us=now_us, ageing=rules.ageing_seconds)
+            kept, ageing = max(0, state.slots + rules.headroom - LOW_HELD * state.workers), rules.ageing_seconds
+            since_us = now_us - ageing // timedelta(microseconds=1)
+            reserve = Reserve(kept, self._settings.jobs.preview_teraflops, since_us)
+            batch, given = choose(waiting, shares, room=room, now_us=now_us, ageing=ageing, reserve=reserve)
             # Marked first: a claim removes the mark, and must find it there.
             marked = self._run(dispatch_store.mark_published(batch, given, now)) if batch else False
             if marked:
@@ -247,7 +255,7 @@ def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:
 
 
 def dispatch(settings: Settings) -> None:
-    """Run dispatcher, sweeper and webhooks until SIGTERM or SIGINT."""
+    """Run dispatcher, feeder, sweeper and webhooks until SIGTERM or SIGINT."""
     stop, clock = Event(), Clock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -259,10 +267,9 @@ def dispatch(settings: Settings) -> None:
     serve(settings.dispatcher.metrics_port, scale=standing.scale)
     deliverer = Deliverer(settings, records, Egress(settings.egress), objects, clock)
     Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
+    Thread(target=Feeder(settings).run, args=(stop, dispatcher.name), name="feeder", daemon=True).start()
     Thread(target=deliverer.run, args=(stop,), name="webhooks", daemon=True).start()
-    patient = connect(settings.records.url.get_secret_value(), timeout=2 * BLOCK)
-    following = (patient, dispatcher.count_ended, clock, stop)
-    Thread(target=follow_endings, args=following, name="endings", daemon=True).start()
+    follow_in_background(settings, dispatcher.count_ended, clock, stop)
     dispatcher.run(stop)
 
 

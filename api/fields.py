@@ -1,15 +1,17 @@
 """Fields of requests as real clients write them, for every facade, and what to say of a wrong one."""
 
+import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Field
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from shared.errors import InvalidRequest
 from shared.jobs import SEEDS, OutputFormat
 from shared.sizes import Megapixels
 
+_ENCODE: Final = json.JSONEncoder(allow_nan=False).encode
 SHOWN: Final = 100  #: characters of a wrong value that an error repeats
 
 
@@ -52,14 +54,29 @@ Seed = Annotated[int, _whole(0, SEEDS - 1)]
 Quality = Annotated[int, _whole(1, 100)]
 Deadline = Annotated[int, _whole(1, 31_536_000)]  #: seconds, up to a year
 WaitSeconds = Annotated[int, _whole(0, 60)]
+Offset = Annotated[int, _whole(0, 2**53)]
 PageSize = Annotated[int, _whole(1, 100)]
 Format = Annotated[OutputFormat, BeforeValidator(_jpg)]
 MegapixelsField = Annotated[Megapixels, BeforeValidator(_as_text)]
 
 
-def explained(error: ValidationError | RequestValidationError) -> InvalidRequest:
+def decoded(text: bytes, what: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        InvalidRequest: If it is not JSON.
+    """
+    try:
+        value = from_json(text, allow_inf_nan=False)
+        _ENCODE(value)  # 1e999 is read as infinity and could not be echoed
+    except ValueError as error:
+        raise InvalidRequest(f"{what}: is not JSON: {error}") from error
+    return value
+
+
+def explained(faults: Iterable[ErrorDetails]) -> InvalidRequest:
     """Return the error that names every faulty field with its value and what is allowed."""
-    details = tuple(_fault(fault) for fault in error.errors())
+    details = tuple(_fault(fault) for fault in faults)
     message = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
     return InvalidRequest(message, details=details)
 

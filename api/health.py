@@ -9,7 +9,8 @@ import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
-from api.services import Services, services_of
+from api.dependencies import services_of
+from api.services import Services
 from shared import dispatch_store
 from shared.programs import Program, connect_async, together
 from shared.startup import require_durable
@@ -61,13 +62,10 @@ async def _look(services: Services, name: str) -> dict[str, Any] | None:
 
 
 async def _records(services: Services) -> dict[str, Any]:
-    asked: list[Program[Any]] = [
-        dispatch_store.leader(),
-        dispatch_store.living_workers(),
-        require_durable(services.settings.records.durability),
-    ]
-    leader, workers, _ = await services.run(together(asked))
-    return {"dispatcher": leader is not None, "workers": len(workers)}
+    durable = require_durable(services.settings.records.durability)
+    asked: list[Program[Any]] = [dispatch_store.figures(), durable]
+    figures, _ = await services.run(together(asked))
+    return {"dispatcher": figures.led, "workers": figures.workers}
 
 
 async def _broker(services: Services) -> None:

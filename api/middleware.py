@@ -11,11 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import ANSWERS
 from shared.errors import UploadTooLarge
+from shared.settings import ApiSettings
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID: Final = re.compile(r"[\w.-]{1,128}", re.ASCII)
 MAX_JSON_BYTES: Final = 1_000_000
+BATCHES: Final = "/api/batches"  #: where manifests go, whatever their media type
 MULTIPART_OVERHEAD: Final = 100_000  #: bytes beside the file: boundaries, part headers, small fields
 
 
@@ -44,20 +46,20 @@ class RequestId:
                 log.info("answered", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request=request_id):
-            try:
-                await self._app(scope, receive, send_with_id)
-            except Exception:
-                log.exception("an unexpected error", path=scope["path"])
-                raise
+        structlog.contextvars.bind_contextvars(request=request_id)  # of the request's own task
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("an unexpected error", path=scope["path"])
+            raise
 
 
 class BodyLimit:
     """Counts a body while it is read and refuses it when it grows too large, whatever its headers promise."""
 
-    def __init__(self, app: ASGIApp, *, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, limits: ApiSettings) -> None:
         self._app = app
-        self._max_upload_bytes = max_upload_bytes
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,7 +68,10 @@ class BodyLimit:
         headers = Headers(scope=scope)
         allowed = limit = MAX_JSON_BYTES
         if headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            allowed, limit = self._max_upload_bytes, self._max_upload_bytes + MULTIPART_OVERHEAD
+            allowed = self._limits.max_upload_bytes
+            limit = allowed + MULTIPART_OVERHEAD
+        elif scope["path"].endswith(BATCHES):
+            allowed = limit = self._limits.max_batch_bytes
         length = headers.get("content-length", "")
         promised, received = int(length) if length.isdecimal() else 0, 0
 

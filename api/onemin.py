@@ -1,41 +1,54 @@
 """The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its list of models."""
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from starlette.responses import RedirectResponse, Response
 
-from api.auth import Caller, authenticate
+from api.auth import Caller, admission, authenticate, presumed
 from api.deletion import delete_asset
+from api.dependencies import ServicesDep, services_of
+from api.fields import decoded
 from api.onemin_requests import parse_submission
-from api.onemin_view import TYPE, ai_record, asset_answer, catalog, instant
+from api.onemin_view import TYPE, ai_record, asset_answer, asset_links, catalog, instant
 from api.repeats import once_of
-from api.services import Services, ServicesDep, services_of
+from api.services import Services
 from api.sources import find_asset, named_source
 from api.submission import Accepted, outcome, submit
 from api.uploads import Upload, form_with, receive, store
-from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, UnsupportedMediaType
+from shared.errors import NotFound, RecordsUnavailable, UnsupportedMediaType
 from shared.idempotency import fingerprint
 from shared.ids import AssetKey
 from shared.job_store import Report
 from shared.keys import ApiKey
+from shared.programs import Program, T, together
 from shared.teams import TeamUser, get_user
 
 router = APIRouter(tags=["1min.ai"])
 
 
-@router.post("/api/features")  # first, for it is asked most
-async def create_feature(request: Request, caller: Caller) -> Response:
+@router.post("/api/features")
+async def create_feature(request: Request) -> Response:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
-    return await vary(request, caller, await json_body(request))
+    if caller := presumed(request):
+        return await vary(request, caller, admission(request))
+    return await vary(request, await authenticate(request))
 
 
 @router.post("/api/assets")
 async def create_asset(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
     """Store the image in the multipart field ``asset``."""
     return await keep_form(request, caller, services)
+
+
+@router.get("/api/assets/{key:path}")
+async def read_asset(key: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
+    """Describe an image of the team's, uploaded or made, with fresh links to look at it and to keep it."""
+    asset = await find_asset(services, caller, AssetKey(key))
+    if asset is None:
+        raise NotFound(f"there is no image {key!r}")
+    return asset_links(asset, services.objects)
 
 
 @router.delete("/api/assets/{key:path}")
@@ -47,8 +60,8 @@ async def remove_asset(key: str, caller: Caller, services: ServicesDep) -> dict[
 
 @router.get("/models")
 async def list_models(services: ServicesDep, feature: str = TYPE) -> dict[str, Any]:
-    """List the models that have a feature, with their prices; needs no key."""
-    return {"models": catalog(services.settings.teams.credits_per_usd) if feature == TYPE else []}
+    """List the models that have a feature, with prices, sizes and limits; needs no key."""
+    return {"models": catalog(services.settings) if feature == TYPE else []}
 
 
 def add_links(app: FastAPI, prefix: str) -> None:
@@ -79,16 +92,36 @@ async def keep(request: Request, caller: ApiKey, services: Services, upload: Upl
     return asset_answer(asset, upload.name, services.objects)
 
 
-async def vary(request: Request, caller: ApiKey, body: Any) -> Response:
-    """Answer an ``IMAGE_VARIATOR`` body with its job's record."""
+async def vary(request: Request, caller: ApiKey, check: Program[ApiKey] | None = None) -> Response:
+    """Answer an ``IMAGE_VARIATOR`` body with its job's record.
+
+    Args:
+        request: With the body.
+        caller: Who asks.
+        check: Finds out whether the caller may, along with what else is looked up; None: that is known.
+    """
     services = services_of(request)
     wait = services.settings.api.wait_seconds
-    draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
-    once = once_of(request, caller, fingerprint("features", body))
-    job = await submit(services, caller, draft, named_source(services, caller, reference, once), once)
+    try:
+        body = await json_body(request)
+        draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
+        once = once_of(request, caller, fingerprint("features", body))
+    except Exception:
+        if check:  # who may not ask is told that first, and whoever asks wrongly is counted too
+            await services.run(check)
+        raise
+    source = named_source(services, caller, reference, once)
+    if check:
+        source = source._replace(look=_after(check, source.look))
+    job = await submit(services, caller, draft, source, once)
     found = await outcome(services, caller, job, draft.wait)
     answer = ai_record(found, await _payer(services, job, found), services.objects)
     return Response(to_json(answer), media_type="application/json")
+
+
+def _after(check: Program[Any], look: Program[T]) -> Program[T]:
+    """Return what ``look`` finds, unless ``check`` raises; both are asked in one go."""
+    return (yield from together([check, look]))[1]
 
 
 async def _payer(services: Services, job: Accepted, found: Report) -> TeamUser:
@@ -113,10 +146,4 @@ async def json_body(request: Request) -> Any:
     sent = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if sent != "application/json" and not sent.endswith("+json"):
         raise UnsupportedMediaType(f"the body must be application/json, not {sent}")
-    body = await request.body()
-    try:
-        decoded = from_json(body, allow_inf_nan=False)
-        json.dumps(decoded, allow_nan=False)  # 1e999 is read as infinity and could not be echoed
-    except ValueError as error:
-        raise InvalidRequest(f"body: is not JSON: {error}") from error
-    return decoded
+    return decoded(await request.body(), "body")

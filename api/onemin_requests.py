@@ -1,6 +1,7 @@
 """1min.ai's ``POST /api/features`` body: what real clients send, turned into our words."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -21,7 +22,7 @@ from api.onemin_view import MODEL
 from api.submission import Draft
 from shared.egress import Egress
 from shared.errors import EgressRefused, InvalidRequest, UnsupportedModel
-from shared.jobs import Echo, OutputFormat, Webhook, WebhookEvent
+from shared.jobs import AnyEvent, Echo, OutputFormat, Webhook, WebhookEvent
 from shared.sizes import AspectRatio, Megapixels
 
 #: Other names that real clients have for our parameters; the documented name, which stands first, wins.
@@ -49,6 +50,11 @@ class PromptObject(BaseModel):
     disable_safety_checker: bool = False
     megapixels: MegapixelsField = Megapixels.ONE
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of :class:`shared.jobs.Parameters` that it names."""
+        return self.model_dump(exclude={"imageUrl", "format"}) | {"output_format": self.format}
+
 
 class Submission(BaseModel):
     """The whole body; our own parameters stand beside ``promptObject``."""
@@ -65,10 +71,23 @@ class Submission(BaseModel):
     maxQueueSeconds: Deadline | None = None  # noqa: N815
     maxRunSeconds: Deadline | None = None  # noqa: N815
     webhook: Annotated[str, Field(max_length=2048)] | None = None
-    webhookEvents: Annotated[list[WebhookEvent], Field(min_length=1, max_length=2)] = [WebhookEvent.FINISHED]  # noqa: N815
+    webhookEvents: Annotated[Sequence[WebhookEvent], Field(min_length=1, max_length=2)] = (WebhookEvent.FINISHED,)  # noqa: N815
 
 
+_PROMPT: Final = TypeAdapter(Annotated[PromptObject, BeforeValidator(no_none)])
 _SUBMISSION: Final = TypeAdapter(Annotated[Submission, BeforeValidator(no_none)])
+
+
+def parse_prompt(prompt: Any) -> PromptObject:
+    """Return what a decoded promptObject asks for.
+
+    Raises:
+        InvalidRequest: If anything is missing or not allowed; every fault is named with its value.
+    """
+    try:
+        return _PROMPT.validate_python(prompt)
+    except ValidationError as error:
+        raise explained(error.errors()) from error
 
 
 def parse_submission(body: Any, request_id: str, wait: timedelta, egress: Egress) -> tuple[Draft, str]:
@@ -90,10 +109,9 @@ def parse_submission(body: Any, request_id: str, wait: timedelta, egress: Egress
     try:
         sent = _SUBMISSION.validate_python(body)
     except ValidationError as error:
-        raise explained(error) from error
-    prompt = sent.promptObject.model_dump(exclude={"imageUrl", "format"})
+        raise explained(error.errors()) from error
     draft = Draft(
-        parameters=prompt | {"output_format": sent.promptObject.format},
+        parameters=sent.promptObject.parameters,
         echo=Echo(
             type=sent.type,
             model=sent.model,
@@ -106,7 +124,7 @@ def parse_submission(body: Any, request_id: str, wait: timedelta, egress: Egress
         low_priority=sent.priority == "low",
         max_queue=_duration(sent.maxQueueSeconds),
         max_run=_duration(sent.maxRunSeconds),
-        webhook=_webhook(sent, egress),
+        webhook=checked_webhook(sent.webhook, tuple(sent.webhookEvents), egress),
     )
     return draft, sent.promptObject.imageUrl
 
@@ -115,11 +133,16 @@ def _duration(seconds: int | None) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
-def _webhook(sent: Submission, egress: Egress) -> Webhook | None:
-    if sent.webhook is None:
+def checked_webhook(url: str | None, events: tuple[AnyEvent, ...], egress: Egress) -> Webhook | None:
+    """Return whom to tell of what.
+
+    Raises:
+        InvalidRequest: If the URL must not be called.
+    """
+    if url is None:
         return None
     try:
-        egress.check_webhook(sent.webhook)
+        egress.check_webhook(url)
     except EgressRefused as error:
-        raise InvalidRequest.of("webhook", error.message, sent.webhook) from error
-    return Webhook(url=sent.webhook, events=tuple(sent.webhookEvents))
+        raise InvalidRequest.of("webhook", error.message, url) from error
+    return Webhook(url=url, events=events)

@@ -1,16 +1,19 @@
 """Records and assets as 1min.ai's clients read them."""
 
-import json
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
+from pydantic_core import from_json
+
 from shared.assets import Asset
-from shared.cost import USD_PER_VARIATION
+from shared.cost import PRICED_PIXELS, PRICED_STEPS, USD_PER_VARIATION
 from shared.images import ImageType
 from shared.job_store import Report
-from shared.jobs import JobRecord, JobStatus, Lane
+from shared.jobs import Delivery, JobRecord, JobStatus, Lane, Told
 from shared.object_store import ObjectStore
+from shared.settings import Settings
+from shared.sizes import AspectRatio, Megapixels, size_of
 from shared.teams import TeamUser
 from shared.webhooks import message_id
 
@@ -36,14 +39,14 @@ def ai_record(report: Report, user: TeamUser, objects: ObjectStore) -> dict[str,
         "teamUser": _team_user(user),
         "model": record.echo.model,
         "type": record.echo.type,
-        "metadata": json.loads(record.echo.metadata),
+        "metadata": from_json(record.echo.metadata),
         "rating": None,
         "feedback": None,
         "conversationId": record.echo.conversation_id,
         "status": STATUSES[record.status],
         "createdAt": instant(record.created_at),
         "aiRecordDetail": {
-            "promptObject": json.loads(record.echo.prompt_object),
+            "promptObject": from_json(record.echo.prompt_object),
             "resultObject": _result_object(record),
             "responseObject": {},
         },
@@ -79,6 +82,7 @@ def _result_object(record: JobRecord) -> list[str] | dict[str, str]:
 def _additional_data(report: Report, urls: list[str]) -> dict[str, Any]:
     record = report.record
     return {
+        "source": record.parameters.source,
         "temporaryUrls": urls,
         "seeds": record.parameters.seeds,
         "flagged": [flagged.model_dump() for flagged in record.flagged],
@@ -109,17 +113,19 @@ def _webhook(record: JobRecord) -> dict[str, Any] | None:
     """Return whom the job tells of what, and how that went so far."""
     if record.webhook is None:
         return None
-    deliveries = [
-        {
-            "event": told.event,
-            "id": message_id(record.id, told),
-            "delivered": told.delivered,
-            "nextAt": instant(told.next_at) if told.next_at else None,
-            "calls": [{"at": instant(call.at), "outcome": call.outcome} for call in told.calls],
-        }
-        for told in record.deliveries
-    ]
+    deliveries = [delivery_shown(record, told) for told in record.deliveries]
     return {**record.webhook.model_dump(mode="json"), "deliveries": deliveries}
+
+
+def delivery_shown(subject: Told, told: Delivery) -> dict[str, Any]:
+    """Return how telling a webhook of an event went so far."""
+    return {
+        "event": told.event,
+        "id": message_id(subject.id, told),
+        "delivered": told.delivered,
+        "nextAt": instant(told.next_at) if told.next_at else None,
+        "calls": [{"at": instant(call.at), "outcome": call.outcome} for call in told.calls],
+    }
 
 
 def _timings(record: JobRecord) -> dict[str, float]:
@@ -136,12 +142,25 @@ def _seconds(duration: timedelta) -> float:
     return max(0.0, round(duration.total_seconds(), 3))  # two machines' clocks differ
 
 
-def catalog(credits_per_usd: int) -> list[dict[str, Any]]:
+def catalog(settings: Settings) -> list[dict[str, Any]]:
     """Return the models that there are: one."""
+    sizes = [
+        {"aspect_ratio": ratio, "megapixels": megapixels} | size_of(ratio, megapixels)._asdict()
+        for megapixels in Megapixels
+        for ratio in AspectRatio
+    ]
     price = {
         "formula": "$0.012 x (width / 1024) x (height / 1024) x (num_inference_steps / 25) for each variation",
         "usd": float(USD_PER_VARIATION),
-        "creditsPerUsd": credits_per_usd,
+        "pixels": PRICED_PIXELS,
+        "steps": PRICED_STEPS,
+        "creditsPerUsd": settings.teams.credits_per_usd,
+    }
+    limits = {
+        "maxUploadBytes": settings.api.max_upload_bytes,
+        "maxPixels": settings.api.max_pixels,
+        "contentTypes": [known.value for known in ImageType],
+        "allowUnchecked": settings.api.allow_unchecked,
     }
     model = {
         "modelId": MODEL,
@@ -150,8 +169,24 @@ def catalog(credits_per_usd: int) -> list[dict[str, Any]]:
         "features": [TYPE],
         "creditMetadata": {TYPE: price},
         "modality": {"INPUT": ["image"], "OUTPUT": ["image"]},
+        "sizes": sizes,
+        "limits": limits,
     }
     return [model]
+
+
+def asset_links(asset: Asset, objects: ObjectStore) -> dict[str, Any]:
+    """Return what an image is and links to it, signed now: one to look at it, one to keep it."""
+    return {
+        "asset": {
+            "key": asset.key,
+            "contentType": asset.content_type,
+            "size": asset.size_bytes,
+            "createdAt": instant(asset.created_at),
+            "temporaryUrl": objects.sign(asset.key),
+            "downloadUrl": objects.sign(asset.key, to_keep=True),
+        }
+    }
 
 
 def asset_answer(asset: Asset, original_name: str, objects: ObjectStore) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from api.auth import Caller
+from api.dependencies import ServicesDep
 from api.onemin import json_body, keep, keep_form, vary
-from api.services import ServicesDep
 from api.sources import fetch
 from shared.errors import InvalidRequest, NotFound
 from shared.idempotency import fingerprint
@@ -55,7 +55,7 @@ async def create_asset(request: Request, caller: Caller, services: ServicesDep) 
 @teams.post("/features")
 async def create_feature(request: Request, caller: Caller) -> Response:
     """As ``POST /api/features``."""
-    return await vary(request, caller, await json_body(request))
+    return await vary(request, caller)
 
 
 router.include_router(teams)

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from api.auth import Caller
+from api.dependencies import ServicesDep
 from api.openai_requests import parse_form
 from api.openai_view import images_answer, require_success
 from api.repeats import once_of
-from api.services import ServicesDep
 from api.sources import stored_source
 from api.submission import Draft, outcome, submit
 from api.uploads import form_with, receive

@@ -76,4 +76,4 @@ def parse_form(form: FormData, models: tuple[str, ...]) -> tuple[VariationForm, 
     try:
         return VariationForm.model_validate(fields), model
     except ValidationError as error:
-        raise explained(error) from error
+        raise explained(error.errors()) from error

@@ -10,9 +10,9 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from api.onemin_requests import Submission
-from api.onemin_view import STATUSES as RECORD_STATUSES
 from api.openai import PREFIXES
 from api.openai_requests import VariationForm
+from api.openapi_fields import FIELDS, REF, TOLD
 from api.problems import OPENAI, onemin_envelope, openai_envelope, status_of
 from api.repeats import LONGEST
 from shared import errors
@@ -22,69 +22,8 @@ FLUX.1 Redux image variations. `POST /api/assets` takes an image, `POST /api/fea
 `GET /api/results/{uuid}` tells how far they are; `POST /v1/openai/images/variations` does it all in one call.
 """
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
-REF: Final = "#/components/schemas/{model}"
-TEXT_OR_NULL: Final = {"type": ["string", "null"]}
 EVENTS: Final = "text/event-stream"
-INSTANT: Final = {"type": "string", "format": "date-time"}
 FILE: Final = {"type": "string", "format": "binary"}
-ESTIMATE: Final = {"type": ["number", "null"], "description": "until it ends, if nothing overtakes it"}
-#: The data of each event, as JSON text.
-TOLD: Final[dict[str, dict[str, Any]]] = {
-    "QueuedEvent": {"required": ["queuePosition", "estimatedSeconds"], "properties": {"estimatedSeconds": ESTIMATE}},
-    "RunningEvent": {"required": ["attempt", "step", "steps"], "properties": {"estimatedSeconds": ESTIMATE}},
-    "FinishedEvent": {"$ref": REF.format(model="RecordAnswer")},
-}
-#: Fields that one example does not say everything about.
-FIELDS: Final[dict[str, dict[str, Any]]] = {
-    "AssetAnswer": {"createdAt": INSTANT},
-    "DeletedAsset": {"deletedAt": INSTANT},
-    "RecordAnswer": {"aiRecord": {"$ref": REF.format(model="AiRecord")}},
-    "RecordList": {
-        "aiRecords": {"type": "array", "items": {"$ref": REF.format(model="AiRecord")}},
-        "nextCursor": TEXT_OR_NULL,
-    },
-    "AiRecord": {
-        "metadata": {"description": "as it was sent"},
-        "conversationId": TEXT_OR_NULL,
-        "status": {"enum": sorted(set(RECORD_STATUSES.values()))},
-        "createdAt": INSTANT,
-        "teamUser": {"$ref": REF.format(model="TeamUser")},
-        "promptObject": {"type": "object", "description": "as it was sent"},
-        "resultObject": {
-            "oneOf": [
-                {"type": "array", "items": {"type": "string"}, "description": "keys of the variations"},
-                {"type": "object", "required": ["code", "name", "message"], "description": "why it is a FAILURE"},
-            ]
-        },
-        "additionalData": {"$ref": REF.format(model="AdditionalData")},
-        "temporaryUrl": TEXT_OR_NULL,
-    },
-    "TeamUser": {"createdAt": INSTANT, "updatedAt": INSTANT},
-    "AdditionalData": {
-        "flagged": {"type": "array", "items": {"type": "object", "required": ["seed", "score"]}},
-        "safetyChecker": TEXT_OR_NULL,
-        "queuePosition": {"type": ["integer", "null"], "minimum": 1},
-        "progress": {"type": ["object", "null"], "required": ["step", "steps"]},
-        "estimatedSeconds": ESTIMATE,
-        "priority": {"enum": ["normal", "low"]},
-        "timings": {"type": "object", "additionalProperties": {"type": "number"}},
-        "model": {"type": ["object", "null"], "required": ["base", "redux", "trained", "safety_checker"]},
-        "user": TEXT_OR_NULL,
-        "webhook": {"anyOf": [{"$ref": REF.format(model="Webhook")}, {"type": "null"}]},
-        "deletedAt": {**INSTANT, "type": ["string", "null"]},
-    },
-    "Webhook": {
-        "events": {"type": "array", "items": {"$ref": REF.format(model="WebhookEvent")}},
-        "nextAt": {**INSTANT, "type": ["string", "null"]},
-        "at": INSTANT,
-    },
-    **{
-        name: {"data": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}}
-        for name, schema in TOLD.items()
-    },
-    "OneminError": {"value": {"description": "as it was sent"}},
-    "OpenaiError": {"param": TEXT_OR_NULL},
-}
 SECURITY: Final = {
     "API-KEY": {"type": "apiKey", "in": "header", "name": "API-KEY"},
     "Bearer": {"type": "http", "scheme": "bearer"},
@@ -105,6 +44,7 @@ IDEMPOTENCY_KEY: Final = {
 CALL: Final = (errors.Unauthorized, errors.TooManyRequests, errors.Unavailable)  #: how any call with a key may fail
 BODY: Final = (errors.InvalidRequest, errors.UploadTooLarge, errors.UnsupportedMediaType, errors.IdempotencyKeyReused)
 JOB: Final = (*BODY, errors.UnsupportedModel, errors.InsufficientCredits)
+BATCH: Final = (errors.InvalidRequest, errors.UploadTooLarge, errors.IdempotencyKeyReused, errors.InsufficientCredits)
 
 
 class Operation(NamedTuple):
@@ -154,6 +94,7 @@ def _made_of(examples: Mapping[str, Any]) -> dict[str, Any]:
     """Return the examples that say nothing new."""
     answer = examples["RecordAnswer"]
     return {
+        "BatchList": {"batches": [examples["BatchAnswer"]["batch"]], "nextCursor": "1761457440076000"},
         "RecordList": {"aiRecords": [answer["aiRecord"]], "nextCursor": examples["cursor"]},
         "FinishedEvent": {"event": "finished", "id": "1-succeeded-0", "data": json.dumps(answer)},
     }
@@ -165,10 +106,12 @@ def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
     linked = {"application/json": {"schema": _ref("FileUrl"), "example": examples["FileUrl"]}}
     feature = {"application/json": {"schema": _ref("Submission"), "example": examples["Submission"]}}
     form = {"multipart/form-data": {"schema": _ref("VariationForm"), "example": examples["VariationForm"]}}
+    manifest = {"application/jsonl": {"schema": {"type": "string"}, "example": examples["Manifest"]}}
     ended = (errors.JobError, errors.ContentFlagged, errors.NotFound, errors.StillRunning)
     return {
         "create_asset": Operation(("AssetAnswer",), asset, BODY),
         "create_asset_at_teams": Operation(("AssetAnswer",), asset | linked, (*BODY, errors.NotFound)),
+        "read_asset": Operation(("AssetLinks",), None, (errors.NotFound,)),
         "remove_asset": Operation(("DeletedAsset",), None, (errors.InvalidRequest, errors.NotFound)),
         "create_feature": Operation(("RecordAnswer",), feature, JOB),
         "create_feature_at_teams": Operation(("RecordAnswer",), feature, (*JOB, errors.NotFound)),
@@ -176,6 +119,12 @@ def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
         "read_result": Operation(("RecordAnswer", "NoRecord"), None, (errors.InvalidRequest,)),
         "remove_result": Operation(("RecordAnswer", "NoRecord"), None, (errors.NotFound,)),
         "cancel_result": Operation(("RecordAnswer",), None, (errors.NotFound,)),
+        "create_batch": Operation(("BatchAnswer",), manifest, BATCH),
+        "list_batches": Operation(("BatchList",), None, (errors.InvalidRequest,)),
+        "read_batch": Operation(("BatchAnswer", "NoBatch"), None, (errors.InvalidRequest,)),
+        "list_items": Operation(("ItemList",), None, (errors.InvalidRequest, errors.NotFound)),
+        "cancel_batch": Operation(("BatchAnswer",), None, (errors.NotFound,)),
+        "retry_batch": Operation(("BatchAnswer",), None, (errors.NotFound,)),
         "watch_result": Operation(tuple(TOLD), None, (errors.NotFound,), media_type=EVENTS),
         "list_models": Operation(("Models",), public=True),
         "read_image": Operation((), None, (errors.NotFound,), 307, "Location"),
@@ -252,6 +201,7 @@ def _schemas(examples: Mapping[str, Any], models: Sequence[str]) -> dict[str, An
     record = examples["RecordAnswer"]["aiRecord"]
     given = {name: examples[name] for name in examples if name[0].isupper()} | {
         "AiRecord": record,
+        "Batch": examples["BatchAnswer"]["batch"],
         "TeamUser": record["teamUser"],
         "AdditionalData": record["additionalData"],
         "Webhook": record["additionalData"]["webhook"],

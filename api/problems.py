@@ -105,7 +105,7 @@ async def _on_ours(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
-    return await _on_ours(request, explained(error))
+    return await _on_ours(request, explained(error.errors()))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

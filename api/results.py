@@ -13,10 +13,11 @@ from starlette.status import HTTP_204_NO_CONTENT
 
 from api.auth import Caller
 from api.deletion import delete_result
+from api.dependencies import ServicesDep
 from api.events import name_of, watch
 from api.fields import PageSize, WaitSeconds
 from api.onemin_view import STATUSES, ai_record
-from api.services import Services, ServicesDep
+from api.services import Services
 from api.submission import Accepted, outcome, report
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import JobId

@@ -1,22 +1,25 @@
-"""What the API's routes work with, built once by the composition root."""
+"""What the API and the feeder of batches work with, built once by the composition roots."""
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any, Final
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Depends
-from starlette.requests import Request
 
 from api.waiting import Completions
 from shared.clock import Clock
+from shared.completions import BLOCK
 from shared.egress import Egress
-from shared.ids import KeyId
 from shared.job_store import JobStore
+from shared.keys import ApiKey
 from shared.object_store import ObjectStore
-from shared.programs import AsyncClient, Program, T, run_async
+from shared.programs import AsyncClient, Program, T, connect_async, connect_shared, run_async
 from shared.settings import Settings
+
+FETCHES: Final = 8  #: images fetched from elsewhere at the same time; the storage keeps 32 of anyio's 40 threads
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Services:
     decoders: CapacityLimiter  #: images decoded at the same time
     fetchers: CapacityLimiter  #: images fetched from elsewhere and not yet checked, at the same time
     looks: "dict[str, asyncio.Task[dict[str, Any] | None]]" = field(default_factory=dict)  #: for :mod:`api.health`
-    known_keys: dict[str, KeyId] = field(default_factory=dict)  #: for :func:`shared.limits.admit`
+    known_keys: dict[str, ApiKey] = field(default_factory=dict)  #: for :func:`shared.limits.admit`
 
     async def run(self, program: Program[T]) -> T:
         """Run a store operation."""
@@ -44,14 +47,24 @@ class Services:
         return await to_thread.run_sync(call)
 
 
-def services_of(request: Request) -> Services:
-    """Return the services of the application that serves this request."""
-    services: Services = request.app.state.services
-    return services
-
-
-async def _services(request: Request) -> Services:
-    return services_of(request)  # FastAPI runs a plain function in a thread
-
-
-ServicesDep = Annotated[Services, Depends(_services)]
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Services]:
+    """Give what the settings name, and follow completions meanwhile."""
+    url = settings.records.url.get_secret_value()
+    async with connect_shared(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
+        completions = Completions(following)
+        follower = asyncio.create_task(completions.follow())
+        yield Services(
+            settings=settings,
+            records=records,
+            jobs=JobStore(settings.jobs.lease_seconds),
+            objects=ObjectStore(settings.storage),
+            completions=completions,
+            egress=Egress(settings.egress),
+            clock=Clock(),
+            decoders=CapacityLimiter(os.cpu_count() or 1),
+            fetchers=CapacityLimiter(FETCHES),
+        )
+        follower.cancel()
+        with suppress(asyncio.CancelledError):
+            await follower

@@ -53,21 +53,36 @@ def named_source(services: Services, caller: ApiKey, reference: str, once: Once 
     It is named by its key, its location, a presigned link, or an https URL elsewhere if the operator allows those.
     Entered, it raises InvalidRequest if there is none; another team's is told as one that does not exist.
     """
-    key = services.objects.key_of(reference)
 
     @asynccontextmanager
     async def come(asset: Asset | None) -> AsyncIterator[Source]:
-        if asset and asset.there:
-            yield Source(asset.key, owned=False)
-        elif key is None and reference.startswith(("http://", "https://")):
+        if key := key_there(services, reference, asset):
+            yield Source(key, owned=False)
+        else:
             upload = await fetch(services, reference, IMAGE_URL)
             async with _store(services, caller, upload, once) as fetched:
                 yield fetched
-        else:
-            what = f"there is no image {reference!r}; upload it first and use its key or its location"
-            raise InvalidRequest.of(IMAGE_URL, what, reference)
 
-    return Wanted(assets.find(key or AssetKey(reference), caller.team_id), come)
+    return Wanted(look_up(services, caller, reference), come)
+
+
+def look_up(services: Services, caller: ApiKey, reference: str) -> Program[Asset | None]:
+    """Return what the caller's team has under the key that ``imageUrl`` may be."""
+    return assets.find(services.objects.key_of(reference) or AssetKey(reference), caller.team_id)
+
+
+def key_there(services: Services, reference: str, asset: Asset | None) -> AssetKey | None:
+    """Return the key of what ``imageUrl`` names and :func:`look_up` found; None if it is to be fetched.
+
+    Raises:
+        InvalidRequest: If it is neither here nor a URL elsewhere.
+    """
+    if asset and asset.there:
+        return asset.key
+    if services.objects.key_of(reference) is None and reference.startswith(("http://", "https://")):
+        return None
+    what = f"there is no image {reference!r}; upload it first and use its key or its location"
+    raise InvalidRequest.of(IMAGE_URL, what, reference)
 
 
 def _nothing() -> Program[None]:

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import structlog
+
 from api.metrics import ACCEPTED
 from api.services import Services
 from api.sources import SourceContext, Wanted
@@ -16,10 +18,13 @@ from shared.errors import InvalidRequest, NotFound, RecordsUnavailable
 from shared.idempotency import Once
 from shared.ids import JobId
 from shared.job_store import Report
-from shared.jobs import SEEDS, Echo, JobRecord, Lane, Parameters, Webhook
+from shared.jobs import SEEDS, Echo, Item, JobRecord, Lane, Parameters, Webhook
 from shared.keys import ApiKey
+from shared.log import about
 from shared.programs import Program, together
 from shared.teams import TeamUser, get_user
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Draft:
     max_queue: timedelta | None = None  #: None: the operator's limit; more than that is as much as that
     max_run: timedelta | None = None
     webhook: Webhook | None = None
+    item: Item | None = None  #: of a batch, that must be waiting
 
 
 class Accepted(NamedTuple):
@@ -52,8 +58,8 @@ async def submit(services: Services, caller: ApiKey, draft: Draft, source: Wante
         InsufficientCredits, TooManyRequests: If the team may not have one more job.
         RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
-    told: list[Program[Any]] = [idempotency.find(once), source.look]
-    earlier, asset = await services.run(together(told))
+    told: list[Program[Any]] = [source.look, idempotency.find(once)]
+    asset, earlier = await services.run(together(told))
     if once and earlier:
         if await _counts(services, JobId(earlier), once.ended):
             return Accepted(JobId(earlier))
@@ -113,6 +119,7 @@ async def _accept(
     if own.overtaken:
         return Accepted(job_id)
     ACCEPTED.inc()
+    log.info("accepted", **about(record))
     return Accepted(job_id, *as_accepted)
 
 
@@ -134,6 +141,7 @@ def _record(
         max_queue=min(draft.max_queue or limits.max_queue_seconds, limits.max_queue_seconds),
         max_run=min(draft.max_run or limits.max_run_seconds, limits.max_run_seconds),
         webhook=draft.webhook,
+        item=draft.item,
         created_at=services.clock.now(),
     )
 

@@ -1,4 +1,4 @@
-"""What nobody needs any more leaves: objects that attempts and uploads left behind, images and records past their time.
+"""What nobody needs any more leaves: objects left behind by attempts and uploads, and all that is past its time.
 
 Only the leading dispatcher sweeps, though two would do no harm: every step may be made twice.
 """
@@ -12,7 +12,8 @@ from typing import Final
 import redis
 import structlog
 
-from shared import assets, dispatch_store, transitions
+from api.batch_view import results_key
+from shared import assets, batch_store, dispatch_store, transitions
 from shared.clock import Clock
 from shared.errors import ReduxqError
 from shared.ids import JobId
@@ -71,7 +72,12 @@ class Sweeper:
         for job_id in chain(*ended):
             if record := self._erase(job_id):
                 self._run(self._store.forget(record))
-        return any(len(found) == BATCH for found in (orphans, uploads, images, *ended))
+        batches = self._run(batch_store.ended_before(until, BATCH))
+        for batch_id in batches:
+            if batch := self._run(batch_store.get(batch_id)):
+                self._objects.delete(results_key(batch, self._settings.storage.prefix))
+                self._run(batch_store.forget(batch))
+        return any(len(found) == BATCH for found in (orphans, uploads, images, *ended, batches))
 
     def _erase(self, job_id: JobId) -> JobRecord | None:
         """Have a job's images deleted and return what is left of its record; one that cannot be read is set aside."""

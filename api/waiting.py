@@ -5,18 +5,15 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Final
 
 import redis.asyncio
 import structlog
 
-from shared.completions import entries_after, newest_entry
+from shared.completions import PAUSE, endings_after
 from shared.ids import JobId
 from shared.programs import run_async
 
 log = structlog.get_logger(__name__)
-
-PAUSE: Final = 0.5  #: seconds before the stream is read again when the server does not answer
 
 
 class Completions:
@@ -36,13 +33,9 @@ class Completions:
         last = ""
         while True:
             try:
-                if not last:  # at the start, and after a failure: a restarted server may count anew
-                    last = await run_async(self._records, newest_entry())
-                    self._wake_all()
-                entries = await run_async(self._records, entries_after(last))
-                for _, job_id in entries:
-                    _wake(self._waiting.get(job_id, ()))
-                last = entries[-1][0] if entries else last
+                missed = not last
+                last, jobs = await run_async(self._records, endings_after(last))
+                self._wake(self._waiting if missed else jobs)
             except Exception as error:  # noqa: BLE001  whatever it is, callers wait for this to go on
                 log.warning("cannot follow completions", error=repr(error))
                 last = ""
@@ -51,7 +44,7 @@ class Completions:
     def close(self) -> None:
         """Let every caller go with what there is: the process ends."""
         self.closing = True
-        self._wake_all()
+        self._wake(self._waiting)
 
     async def wait(self, job_id: JobId, finished: Callable[[], Awaitable[bool]], limit: timedelta) -> None:
         """Return when the job has ended or the time runs out.
@@ -79,11 +72,7 @@ class Completions:
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
 
-    def _wake_all(self) -> None:
-        for events in self._waiting.values():
-            _wake(events)
-
-
-def _wake(events: Iterable[asyncio.Event]) -> None:
-    for event in events:
-        event.set()
+    def _wake(self, jobs: Iterable[JobId]) -> None:
+        for job_id in jobs:
+            for event in self._waiting.get(job_id, ()):
+                event.set()

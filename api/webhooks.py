@@ -1,32 +1,35 @@
-"""Tells webhooks of their jobs: signed, in a log, and again for a day until they take it.
+"""Tells webhooks of their jobs and batches: signed, in a log, and again for a day until they take it.
 
 A call is claimed by moving the time at which it is due: a process that dies in mid-call leaves it to the next. So a
 receiver may be told twice, under the same id, and never not at all.
 """
 
 import json
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from datetime import datetime, timedelta
 from functools import partial
 from threading import Event
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import redis
 import structlog
 
+from api.batch_view import batch_answer
 from api.onemin_view import ai_record, instant
-from shared import dispatch_store, transitions
+from shared import batch_store, dispatch_store, transitions
 from shared.clock import Clock
 from shared.egress import Egress
 from shared.errors import EgressFailed, EgressRefused, EgressUnavailable, Unavailable
-from shared.ids import JobId, TeamId
-from shared.job_store import JobStore, Report
-from shared.jobs import Call, Delivery, JobRecord, WebhookEvent
+from shared.ids import BatchId, JobId, TeamId
+from shared.job_store import JobStore
+from shared.jobs import AnyEvent, BatchEvent, Call, Delivery, Told, WebhookEvent
 from shared.object_store import ObjectStore
-from shared.programs import run
+from shared.programs import Program, run
 from shared.settings import Settings
 from shared.teams import get_user, webhook_secret
+from shared.transitions import Subject
 from shared.webhooks import message_id, sign, wait_after
 
 log = structlog.get_logger(__name__)
@@ -37,6 +40,15 @@ LOOKED_AT: Final = 1000  #: calls that are due
 POSTPONED: Final = timedelta(minutes=1)  #: when a team's many calls hide others'
 SETTLING: Final = timedelta(seconds=40)  #: how long after the longest call a claimed one is another's
 PAUSE: Final = 0.5  #: seconds between two looks, at most
+EVENTS: Final[dict[str, AnyEvent]] = {event.value: event for kind in (WebhookEvent, BatchEvent) for event in kind}
+
+
+class Found(NamedTuple):
+    """What a call is about."""
+
+    record: Told
+    data: dict[str, Any]  #: as its read answers it
+    update: Callable[[Callable[[Any], Any]], Program[Any]]  #: replaces the record
 
 
 class Deliverer:
@@ -46,6 +58,7 @@ class Deliverer:
         self, settings: Settings, records: redis.Redis, egress: Egress, objects: ObjectStore, clock: Clock
     ) -> None:
         self._store = JobStore(settings.jobs.lease_seconds)
+        self._prefix = settings.storage.prefix
         self._claim = settings.egress.timeout_seconds + SETTLING
         self._records = records
         self._egress = egress
@@ -78,37 +91,50 @@ class Deliverer:
         now, crowd = self._clock.now(), []
         due = run(self._records, dispatch_store.due_deliveries(now, LOOKED_AT))
         for name, at in due:
-            team, job_id, event = name.split(" ")
+            team, subject, event = name.split(" ")
             teams = list(self._calls.values())
             if len(teams) == THREADS:
                 break
             if teams.count(TeamId(team)) == TEAM_THREADS:
                 crowd.append(name)
             elif run(self._records, dispatch_store.claim_delivery(name, at, now + self._claim)):
-                self._calls[pool.submit(self.deliver, JobId(job_id), WebhookEvent(event))] = TeamId(team)
+                self._calls[pool.submit(self.deliver, subject, EVENTS[event])] = TeamId(team)
         if len(due) == LOOKED_AT:
             run(self._records, dispatch_store.postpone_deliveries(crowd, now + POSTPONED))
 
-    def deliver(self, job_id: JobId, event: WebhookEvent) -> None:
+    def deliver(self, subject: str, event: AnyEvent) -> None:
         """Make a call that was claimed and note how it went; after an error it is due again when the claim ends."""
-        report = run(self._records, self._store.report(job_id))
-        webhook, told = (report.record.webhook, _told(report.record, event)) if report else (None, None)
-        if not (report and webhook and told):
+        found = self._find(subject, event)
+        webhook, told = (found.record.webhook, _told(found.record, event)) if found else (None, None)
+        if not (found and webhook and told):
             return  # the job was deleted
         at = self._clock.now()
-        status, outcome = self._post(webhook.url, *self._message(report, told, at))
-        log.info("called a webhook", job=job_id, webhook_event=event, outcome=outcome)
+        status, outcome = self._post(webhook.url, *self._message(found, told, at))
+        log.info("called a webhook", subject=subject, webhook_event=event, outcome=outcome)
         ok = status is not None and status // 100 == 2  # noqa: PLR2004  HTTP's successes
         wait = None if ok else wait_after(len(told.calls) + 1, status)
         call = Call(at=at, outcome=outcome)
         next_at = None if wait is None else self._clock.now() + wait
-        run(self._records, self._store.update(job_id, partial(_note, told=told, made=call, next_at=next_at, ok=ok)))
+        run(self._records, found.update(partial(_note, told=told, made=call, next_at=next_at, ok=ok)))
 
-    def _message(self, report: Report, told: Delivery, at: datetime) -> tuple[bytes, dict[str, str]]:
-        """Return what happened and when, with the job's record as it is now, and the headers that sign it."""
-        record = report.record
-        data = ai_record(report, run(self._records, get_user(record.user_id)), self._objects)
-        body = json.dumps({"type": told.event, "timestamp": instant(told.at), "data": data}).encode()
+    def _find(self, subject: str, event: AnyEvent) -> Found | None:
+        """Return the job or the batch that a call is about; None if it is gone."""
+        if event is BatchEvent.FINISHED:
+            batch = run(self._records, batch_store.report(BatchId(subject)))
+            if batch is None:
+                return None
+            shown = batch_answer(batch, self._objects, self._prefix)
+            return Found(batch.batch, shown, partial(batch_store.update, batch.batch.id))
+        job = run(self._records, self._store.report(JobId(subject)))
+        if job is None:
+            return None
+        shown = ai_record(job, run(self._records, get_user(job.record.user_id)), self._objects)
+        return Found(job.record, shown, partial(self._store.update, job.record.id))
+
+    def _message(self, found: Found, told: Delivery, at: datetime) -> tuple[bytes, dict[str, str]]:
+        """Return what happened and when, with the record as it is now, and the headers that sign it."""
+        record = found.record
+        body = json.dumps({"type": told.event, "timestamp": instant(told.at), "data": found.data}).encode()
         secret = run(self._records, webhook_secret(record.team_id))
         return body, {"Content-Type": "application/json", **sign(secret, message_id(record.id, told), at, body)}
 
@@ -121,11 +147,11 @@ class Deliverer:
         return status, f"HTTP {status}"
 
 
-def _told(record: JobRecord, event: WebhookEvent) -> Delivery | None:
+def _told(record: Told, event: AnyEvent) -> Delivery | None:
     return next((delivery for delivery in record.deliveries if delivery.event is event), None)
 
 
-def _note(record: JobRecord, *, told: Delivery, made: Call, next_at: datetime | None, ok: bool) -> JobRecord:
+def _note(record: Subject, *, told: Delivery, made: Call, next_at: datetime | None, ok: bool) -> Subject:
     """Note a call, unless the event happened again meanwhile, which makes it another message.
 
     If another call was asked for or made meanwhile, what is to come is not this one's to say.

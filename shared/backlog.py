@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from math import ceil
 from typing import Final, NamedTuple, Self
 
@@ -81,6 +82,7 @@ class Backlog(BaseModel):
         return max(busy, min(needed, most))
 
     @classmethod
+    @lru_cache(maxsize=1)  # each job that is accepted until the next is told reads the same
     def parse(cls, text: str | None) -> Self:
         return cls.model_validate_json(text) if text else cls()
 

@@ -5,12 +5,15 @@ FLUX.1's transformer and VAE. The tests compare it with what torch's FlopCounter
 """
 
 from fractions import Fraction
+from functools import cache
 from math import ceil
 from typing import Final
 
 from shared.sizes import Size
 
-USD_PER_VARIATION: Final = Fraction("0.012")  #: 1024 x 1024 pixels, 25 steps
+USD_PER_VARIATION: Final = Fraction("0.012")  #: of so many pixels and steps
+PRICED_PIXELS: Final = 1024 * 1024
+PRICED_STEPS: Final = 25
 
 BLOCKS: Final = 57  #: 19 double and 38 single ones, alike in work
 WIDTH: Final = 3072  #: of the transformer
@@ -19,10 +22,11 @@ PIXEL: Final = 9_462_784  #: floating-point operations of the VAE's convolutions
 VAE_WIDTH: Final = 512  #: of its one attention, over 8 x 8 pixels
 
 
+@cache
 def price_in_usd(size: Size, *, num_outputs: int, num_inference_steps: int) -> Fraction:
     """Return a job's exact price in US dollars."""
     work = num_outputs * num_inference_steps * size.width * size.height
-    return USD_PER_VARIATION * Fraction(work, 25 * 1024 * 1024)
+    return USD_PER_VARIATION * Fraction(work, PRICED_STEPS * PRICED_PIXELS)
 
 
 def in_credits(usd: Fraction, credits_per_usd: int) -> int:
@@ -37,7 +41,7 @@ def step_teraflops(size: Size) -> float:
     around the blocks and the modulation (0.1 % of what FlopCounterMode counts at 0.25 megapixels, 0.04 % at 1), what is
     done number by number, and the 511 more keys that attention reads where it expands the null token (2 - 3 %).
     """
-    tokens = size.width * size.height // 256 + CONTEXT
+    tokens = size.tokens + CONTEXT
     return BLOCKS * (24 * WIDTH**2 * tokens + 4 * WIDTH * tokens**2) / 1e12
 
 
@@ -47,6 +51,7 @@ def decode_teraflops(size: Size) -> float:
     return (PIXEL * pixels + 4 * VAE_WIDTH * (pixels / 64) ** 2) / 1e12
 
 
+@cache
 def work_in_teraflops(size: Size, *, num_outputs: int, num_inference_steps: int) -> int:
     """Return how many 1e12 floating-point operations a job takes, known before it starts."""
     return ceil(num_outputs * (num_inference_steps * step_teraflops(size) + decode_teraflops(size)))

@@ -37,12 +37,13 @@ class WorkerLife(NamedTuple):
     slots: int  #: jobs it holds or would take now
     speed: float  #: TFLOP/s; 0: it has not run a job yet
     previews: int = 0  #: previews it holds or would take besides
+    gpu: str = ""  #: UUID of the GPU that it has to itself, if it does
 
     @classmethod
-    def parse(cls, told: str, previews: str | None) -> Self:
+    def parse(cls, told: str, previews: str | None, gpu: str | None) -> Self:
         """Read what :func:`announce_worker` wrote, or earlier releases did, which told less."""
         slots, speed, *_ = *told.split(), 0
-        return cls(int(slots), float(speed), int(previews or 0))
+        return cls(int(slots), float(speed), int(previews or 0), gpu or "")
 
 
 class Waiting(NamedTuple):
@@ -68,18 +69,19 @@ class Figures(NamedTuple):
     oldest: float  #: seconds since the oldest queued job was accepted; 0: there is none
     led: bool  #: whether a dispatcher leads
     workers: int  #: that live
+    full: float  #: share of the memory it may have that the records server uses; 0: it has no limit
 
 
 def announce_worker(name: str, life: WorkerLife, lasts: timedelta) -> Program[None]:
     """Say that a warm worker lives."""
-    told: dict[str, str | int] = {_worker(name): f"{life.slots} {life.speed:.6g}", _previews(name): life.previews}
+    told = dict(zip(_places(name), (f"{life.slots} {life.speed:.6g}", str(life.previews), life.gpu), strict=True))
     alive: list[Command] = [("SET", place, value, "PX", _ms(lasts)) for place, value in told.items()]
     yield from commit([], [("SADD", WORKERS, name), *alive])
 
 
 def retire_worker(name: str) -> Program[None]:
     """Say that a worker takes no more jobs."""
-    yield from commit([], [("SREM", WORKERS, name), ("DEL", _worker(name), _previews(name))])
+    yield from commit([], [("SREM", WORKERS, name), ("DEL", *_places(name))])
 
 
 def living_workers() -> Program[dict[str, WorkerLife]]:
@@ -87,12 +89,11 @@ def living_workers() -> Program[dict[str, WorkerLife]]:
     names = sorted((yield ("SMEMBERS", WORKERS)))
     if not names:
         return {}
-    lives, previews = yield [("MGET", *map(named, names)) for named in (_worker, _previews)]
-    gone = [name for name, life in zip(names, lives, strict=True) if life is None]
+    told = dict(zip(names, (yield [("MGET", *_places(name)) for name in names]), strict=True))
+    gone = [name for name, (life, *_) in told.items() if life is None]
     if gone:
         yield ("SREM", WORKERS, *gone)
-    told = zip(names, lives, previews, strict=True)
-    return {name: WorkerLife.parse(life, besides) for name, life, besides in told if life is not None}
+    return {name: WorkerLife.parse(*parts) for name, parts in told.items() if parts[0] is not None}
 
 
 def lead(name: str, lasts: timedelta) -> Program[bool]:
@@ -108,6 +109,7 @@ def step_down(name: str) -> Program[None]:
 
 
 def leader() -> Program[str | None]:
+    """Return the name of the dispatcher that leads, if one does."""
     name: str | None = yield ("GET", LEADER)
     return name
 
@@ -119,7 +121,9 @@ def figures() -> Program[Figures]:
     oldest = yield ("ZRANGE", places[JobStatus.QUEUED], 0, 0, "WITHSCORES")
     now, led, lives = (yield from server_seconds()), (yield from leader()), (yield from living_workers())
     waited = max(0.0, now - oldest[0][1] / 1e6) if oldest else 0.0
-    return Figures(dict(zip((*places, "set_aside"), counts, strict=True)), waited, led is not None, len(lives))
+    memory = yield ("INFO", "memory")
+    full = memory["used_memory"] / memory["maxmemory"] if memory["maxmemory"] else 0.0
+    return Figures(dict(zip((*places, "set_aside"), counts, strict=True)), waited, led is not None, len(lives), full)
 
 
 def wait_for_ring(timeout: timedelta) -> Program[None]:
@@ -140,8 +144,7 @@ def server_seconds() -> Program[float]:
 
 def work_of(jobs: Sequence[JobId]) -> Program[int]:
     """Return the work of all these jobs together, in TFLOP."""
-    works = (yield [("HGET", place(job_id), "work") for job_id in jobs]) if jobs else []
-    return sum(int(work or 0) for work in works)
+    return sum(int(work or 0) for work in (yield from _told(jobs, "work")))
 
 
 def previews_under_way(running: Sequence[JobId]) -> Program[int]:
@@ -150,8 +153,7 @@ def previews_under_way(running: Sequence[JobId]) -> Program[int]:
     Of a job of the release before nobody knows until its claim.
     """
     published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
-    lanes = yield [("HGET", place(job_id), "lane") for job_id in (*published, *running)]
-    return int(lanes.count(Lane.PREVIEW))
+    return (yield from _told([*published, *running], "lane")).count(Lane.PREVIEW)
 
 
 def published_count() -> Program[int]:
@@ -175,7 +177,7 @@ def backlog() -> Program[dict[Queue, int]]:
 
 def lengths(queues: Sequence[Queue]) -> Program[dict[Queue, int]]:
     """Return how many jobs wait in each queue to be published."""
-    counts = (yield [("ZCARD", queue.place) for queue in queues]) if queues else []
+    counts = yield [("ZCARD", queue.place) for queue in queues]
     return dict(zip(queues, map(int, counts), strict=True))
 
 
@@ -191,14 +193,11 @@ def drop_empty(queues: Iterable[Queue]) -> Program[None]:
 def waiting(lanes: Container[Lane], limit: int) -> Program[list[Waiting]]:
     """Return the oldest jobs of each queue of these lanes."""
     queues = [queue for queue in (yield from backlog()) if queue.lane in lanes]
-    if not queues:
-        return []
     pages = yield [("ZRANGE", queue.place, 0, limit - 1, "WITHSCORES") for queue in queues]
     found = [
         (queue, JobId(job_id), int(score)) for queue, page in zip(queues, pages, strict=True) for job_id, score in page
     ]
-    works = (yield [("HGET", place(job_id), "work") for _, job_id, _ in found]) if found else []
-    rows = zip(found, works, strict=True)
+    rows = zip(found, (yield from _told([job_id for _, job_id, _ in found], "work")), strict=True)
     return [Waiting(job_id, queue, accepted, int(work or 0)) for (queue, job_id, accepted), work in rows]
 
 
@@ -281,13 +280,15 @@ def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
         yield ("ZADD", DELIVERIES, "XX", *(part for name in names for part in (until.timestamp(), name)))
 
 
-def _worker(name: str) -> str:
-    return f"worker:{name}"
+def _places(name: str) -> tuple[str, str, str]:
+    """Return where slots and speed stand, previews, and GPU: releases before would stumble over more in one."""
+    return f"worker:{name}", f"worker:{name}:previews", f"worker:{name}:gpu"
 
 
-def _previews(name: str) -> str:
-    """Return a place of its own: the release before would stumble over a third value in the other."""
-    return f"worker:{name}:previews"
+def _told(jobs: Sequence[JobId], field: str) -> Program[list[str | None]]:
+    """Return a field of each job's record."""
+    found: list[str | None] = yield [("HGET", place(job_id), field) for job_id in jobs]
+    return found
 
 
 def _ms(duration: timedelta) -> int:

@@ -12,6 +12,7 @@ from shared.programs import Command, Guard, Program
 REMEMBERED: Final = timedelta(hours=24)  #: how long a client's Idempotency-Key is known
 RETRIED: Final = timedelta(hours=1)  #: how long a retry without a key finds its job while that is open
 JUST_ENDED: Final = timedelta(minutes=1)  #: and how long after its end; later, it must be a retry of a refused call
+_ENCODE: Final = json.JSONEncoder(sort_keys=True).encode  #: json.dumps would make one for each call
 
 
 class Once(NamedTuple):
@@ -26,7 +27,7 @@ class Once(NamedTuple):
 
 def fingerprint(*parts: Any) -> str:
     """Return the SHA-256 of values that JSON can write, whatever the order of their fields."""
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256(_ENCODE(parts).encode()).hexdigest()
 
 
 def keyed(team_id: TeamId, key: str, asked: str) -> Once:

@@ -7,10 +7,10 @@ instants of acceptance in microseconds; all other scores are Unix seconds.
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from shared import teams
+from shared import batches, teams
 from shared.assets import Asset, discard, keep, orphan, plan, unplan
 from shared.ids import JobId, TeamId
-from shared.jobs import JobRecord, JobStatus, Lane, WebhookEvent
+from shared.jobs import AnyEvent, JobRecord, JobStatus, Lane, Told
 from shared.programs import Command
 
 EVERYWHERE: Final = "jobs"  #: scope of the indices of all teams' jobs
@@ -46,7 +46,7 @@ def effects(before: JobRecord | None, after: JobRecord, lease: timedelta) -> lis
     commands: list[Command] = [("HSET", place(after.id), *fields, *fixed)]
     if before is None or before.status is not after.status:
         commands += _moved(before, after, lease)
-    commands += [*_settled(before, after), *_deadline(after), *_told(before, after)]
+    commands += [*_settled(before, after), *_deadline(after), *told(before, after)]
     if before and after.erased_at and not before.erased_at:
         own = [before.parameters.source] if before.owns_source else []
         for key in (*(variation.key for variation in before.variations), *own):
@@ -94,6 +94,7 @@ def _moved(before: JobRecord | None, after: JobRecord, lease: timedelta) -> list
         if before:
             commands.append(("ZREM", index(scope, before.status), after.id))
         commands.append(("ZADD", index(scope, after.status), accepted_us(after), after.id))
+    commands += batches.job_moved(before, after)
     if before and before.status is JobStatus.QUEUED:
         queue = Queue(after.lane, after.team_id)
         commands += [("ZREM", queue.place, after.id), ("ZREM", PUBLISHED, after.id)]
@@ -134,15 +135,15 @@ def _deadline(after: JobRecord) -> list[Command]:
     return [("ZREM", EXPIRING, after.id)] if after.max_queue or after.max_run else []
 
 
-def _told(before: JobRecord | None, after: JobRecord) -> list[Command]:
-    """Return what the change means for the webhook calls that are to come."""
+def told(before: Told | None, after: Told) -> list[Command]:
+    """Return what a change means for the webhook calls that are to come."""
     old = _due(before) if before else {}
     new = _due(after)
     gone: list[Command] = [("ZREM", DELIVERIES, call) for call in old.keys() - new.keys()]
     return gone + [("ZADD", DELIVERIES, at, call) for call, at in new.items() if old.get(call) != at]
 
 
-def _due(record: JobRecord) -> dict[str, float]:
+def _due(record: Told) -> dict[str, float]:
     return {
         delivery_name(record, delivery.event): _seconds(delivery.next_at)
         for delivery in record.deliveries
@@ -197,8 +198,8 @@ def open_jobs(team_id: TeamId) -> str:
     return f"team:{team_id}:open"
 
 
-def delivery_name(record: JobRecord, event: WebhookEvent) -> str:
-    """Return what a webhook call is called while it is to come: team, job and event."""
+def delivery_name(record: Told, event: AnyEvent) -> str:
+    """Return what a webhook call is called while it is to come: team, job or batch, and event."""
     return f"{record.team_id} {record.id} {event}"
 
 

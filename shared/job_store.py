@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import structlog
 from pydantic import ValidationError
 
-from shared import backlog, idempotency, teams
+from shared import backlog, batches, idempotency, teams
 from shared.assets import vacant
 from shared.backlog import Backlog
 from shared.errors import IllegalTransition, LeaseLost, NotFound, TooManyRequests, UnreadableRecord
@@ -88,19 +88,23 @@ class JobStore:
             InsufficientCredits: If its team or user cannot pay for it.
             TooManyRequests: If its team has too many open jobs.
             IdempotencyKeyReused: If the earlier request asked for something else.
+            IllegalTransition: If it is an item of a batch that no longer waits.
         """
         new = _version_is("", record.id)
+        waits = [batches.is_waiting(record.item)] if record.item else []
         first, remember = idempotency.mark(once, record.id)
         room = [] if most_open is None else [Bounds(("ZCARD", open_jobs(record.team_id)), most=most_open - 1)]
         payer = (record.team_id, record.user_id, record.price)
         broken = yield from broken_guard(
-            [new, *first, *room, *teams.affords(*payer)], [*effects(None, record, self.lease), *remember]
+            [new, *first, *waits, *room, *teams.affords(*payer)], [*effects(None, record, self.lease), *remember]
         )
         if broken in {None, new}:  # it is stored, now or when this was sent for the first time
             return record.id
         if broken in first:
             earlier = yield from idempotency.find(once)
             return JobId(earlier) if earlier else (yield from self.accept(record, most_open=most_open, once=once))
+        if broken in waits:
+            raise IllegalTransition(f"{record.item} no longer waits")
         if broken in room:
             message = f"the team has {most_open} jobs that wait or run, the most that are allowed"
             raise TooManyRequests(message, retry_after=ROOM)

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from shared.cost import price_in_usd, work_in_teraflops
-from shared.ids import AssetKey, JobId, TeamId, UserId
+from shared.errors import ReduxqError
+from shared.ids import AssetKey, BatchId, JobId, TeamId, UserId
 from shared.sizes import AspectRatio, Megapixels, Size, size_of
 
 SCHEMA: Final = 2  #: number of the record's layout; that of the release before is read too, for rolling upgrades
@@ -45,7 +46,9 @@ class OutputFormat(StrEnum):
     PNG = "png"
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """What is stored whole and never changed in place."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
@@ -58,7 +61,7 @@ class Recipe(NamedTuple):
     seeds: tuple[int, ...]  #: one for each variation
 
 
-class Parameters(_Value):
+class Parameters(Value):
     """What to make, named after Replicate and diffusers."""
 
     source: AssetKey
@@ -96,7 +99,7 @@ class Parameters(_Value):
         return work_in_teraflops(self.size, num_outputs=self.num_outputs, num_inference_steps=self.num_inference_steps)
 
 
-class Variation(_Value):
+class Variation(Value):
     """One image that came out."""
 
     key: AssetKey
@@ -105,22 +108,26 @@ class Variation(_Value):
     size_bytes: int
 
 
-class Flagged(_Value):
+class Flagged(Value):
     """One variation that the safety checker withheld."""
 
     seed: int
     score: float  #: 0 ... 1, how sure the checker is
 
 
-class Failure(_Value):
+class Failure(Value):
     """Why a job failed."""
 
     code: str
     name: str
     message: str
 
+    @classmethod
+    def of(cls, error: ReduxqError) -> Self:
+        return cls(code=error.code, name=type(error).__name__, message=error.message)
 
-class ModelIdentity(_Value):
+
+class ModelIdentity(Value):
     """Which weights made the variations."""
 
     base: str
@@ -137,31 +144,56 @@ class WebhookEvent(StrEnum):
     FINISHED = "job.finished"
 
 
-class Webhook(_Value):
-    """Whom to tell about a job."""
+class BatchEvent(StrEnum):
+    """As :class:`WebhookEvent`, of a batch."""
+
+    FINISHED = "batch.finished"
+
+
+AnyEvent = WebhookEvent | BatchEvent
+
+
+class Webhook(Value):
+    """Whom to tell about a job or a batch."""
 
     url: str
-    events: tuple[WebhookEvent, ...]
+    events: tuple[AnyEvent, ...]
 
 
-class Call(_Value):
+class Call(Value):
     """One call of a webhook."""
 
     at: datetime
     outcome: str  #: ``HTTP 200``, or what went wrong
 
 
-class Delivery(_Value):
-    """One event on its way to the job's webhook."""
+class Delivery(Value):
+    """One event on its way to a webhook."""
 
-    event: WebhookEvent
+    event: AnyEvent
     at: datetime  #: when it happened; tells one end of a job that was retried from another
     calls: tuple[Call, ...] = ()
     next_at: datetime | None  #: of the next call; None: there is none to come
     delivered: bool = False
 
 
-class Echo(_Value):
+class Told(Value):
+    """What a webhook may be told about."""
+
+    id: str
+    team_id: TeamId
+    webhook: Webhook | None = None
+    deliveries: tuple[Delivery, ...] = ()  #: at most one for each event, the newest
+
+
+class Item(Value):
+    """Which line of which batch a job is."""
+
+    batch_id: BatchId
+    line: int
+
+
+class Echo(Value):
     """What the facade that took the job needs to answer in its own words; nobody else reads it."""
 
     type: str
@@ -173,13 +205,12 @@ class Echo(_Value):
     request_id: str
 
 
-class JobRecord(_Value):
+class JobRecord(Told):
     """What is stored about a job."""
 
     schema_number: int = Field(SCHEMA, alias="schema")
     version: int = 0  #: raised by every stored change
     id: JobId
-    team_id: TeamId
     user_id: UserId
     parameters: Parameters
     echo: Echo
@@ -188,8 +219,7 @@ class JobRecord(_Value):
     lane: Lane = Lane.NORMAL
     max_queue: timedelta | None = None  #: from acceptance to the first start, at most
     max_run: timedelta | None = None  #: from an attempt's start to its end, at most
-    webhook: Webhook | None = None
-    deliveries: tuple[Delivery, ...] = ()  #: at most one for each event, the newest
+    item: Item | None = None
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0  #: starts so far; fences off workers that lost the job
     failed_attempts: int = 0

@@ -4,6 +4,7 @@ import hmac
 import secrets
 import string
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 from zlib import crc32
@@ -137,7 +138,12 @@ def _stored(key: ApiKey) -> list[Command]:
 
 def _get(key_id: KeyId) -> Program[ApiKey | None]:
     text = yield ("GET", _place(key_id))
-    return ApiKey.model_validate_json(text) if text else None
+    return _read(text) if text else None
+
+
+@lru_cache(maxsize=1000)
+def _read(text: str) -> ApiKey:
+    return ApiKey.model_validate_json(text)
 
 
 def _place(key_id: KeyId) -> str:

@@ -13,7 +13,7 @@ WINDOW: Final = timedelta(minutes=1)  #: begins with a key's first request, ends
 REMEMBERED: Final = 10_000  #: keys; whose check and count are asked in one go
 
 
-def admit(text: str, most: int, known: dict[str, KeyId]) -> Program[ApiKey]:
+def admit(text: str, most: int, known: dict[str, ApiKey]) -> Program[ApiKey]:
     """Return the key that the text is, and count one request of it.
 
     Only who has a key's secret can use up its requests, so a text is checked before it is counted, unless it was right
@@ -22,7 +22,7 @@ def admit(text: str, most: int, known: dict[str, KeyId]) -> Program[ApiKey]:
     Args:
         text: As the caller sent it.
         most: How many requests a key may make within the window.
-        known: Keys that were right once, by the SHA-256 of their text; this one is added.
+        known: Keys that were right once, by their digest; this one is added.
 
     Raises:
         Unauthorized: If it is none of ours, was revoked or has expired; which of them is not told.
@@ -30,13 +30,13 @@ def admit(text: str, most: int, known: dict[str, KeyId]) -> Program[ApiKey]:
     """
     digest = sha256(text.encode()).hexdigest()
     if digest in known:
-        both: list[Program[Any]] = [check_key(text), count_request(known[digest], most)]
+        both: list[Program[Any]] = [check_key(text), count_request(known[digest].id, most)]
         key: ApiKey = (yield from together(both))[0]
         return key
     key = yield from check_key(text)
     if len(known) >= REMEMBERED:
         known.clear()
-    known[digest] = key.id
+    known[digest] = key
     yield from count_request(key.id, most)
     return key
 

@@ -90,11 +90,15 @@ class ObjectStore:
         with _call("delete"):
             self._client.delete_object(Bucket=self.bucket, Key=key)
 
-    def sign(self, key: AssetKey, lasts: timedelta | None = None) -> str:
-        """Return a link, as the clients reach it, that works without a key for the settings' time or ``lasts``."""
+    def sign(self, key: AssetKey, lasts: timedelta | None = None, *, to_keep: bool = False) -> str:
+        """Return a link, as the clients reach it, that works without a key for the settings' time or ``lasts``.
+
+        With ``to_keep`` a browser saves what it leads to, even from a page of another origin, instead of showing it.
+        """
+        kept = {"ResponseContentDisposition": f'attachment; filename="{key.rpartition("/")[2]}"'} if to_keep else {}
         return self._public_client.generate_presigned_url(
             "get_object",
-            Params={"Bucket": self.bucket, "Key": key},
+            Params={"Bucket": self.bucket, "Key": key, **kept},
             ExpiresIn=int((lasts or self._settings.link_seconds).total_seconds()),
         )
 

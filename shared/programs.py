@@ -58,13 +58,12 @@ class Bounds(NamedTuple):
 COMMIT_SCRIPT = """
 local plan = cjson.decode(ARGV[1])
 for place, guard in ipairs(plan.guards) do
-  local found = redis.call(unpack(guard.command))
-  if guard.expected then
-    if tostring(found or '') ~= guard.expected then return place end
-  else
+  local command, wanted, most = unpack(guard)
+  local found = redis.call(unpack(command))
+  if most then
     local number = tonumber(found or 0)
-    if number < guard.least or number > guard.most then return place end
-  end
+    if number < wanted or number > most then return place end
+  elseif tostring(found or '') ~= wanted then return place end
 end
 for _, effect in ipairs(plan.effects) do redis.call(unpack(effect)) end
 return 0
@@ -110,7 +109,7 @@ def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Prog
 def broken_guard(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[Guard | Bounds | None]:
     """As :func:`commit`, but return the first guard that did not hold; None when the effects were applied."""
     plan = {
-        "guards": [{**guard._asdict(), "command": list(map(str, guard.command))} for guard in guards],
+        "guards": [[list(map(str, command)), *held] for command, *held in guards],
         "effects": [list(map(str, effect)) for effect in effects],
     }
     place = int((yield ("EVAL", COMMIT_SCRIPT, 0, to_json(plan).decode())))

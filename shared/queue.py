@@ -64,7 +64,7 @@ class Broker:
         self._app = make_celery(url)
         self._app.conf.broker_transport_options = CONFIGURATION["broker_transport_options"] | IMPATIENT
 
-    def publish(self, job_ids: Sequence[JobId], queue: str = QUEUE) -> None:
+    def publish(self, job_ids: Sequence[JobId], queue: str) -> None:
         """Send a message for each job; a task's id is its job's.
 
         Celery's own ``send_task`` would ask the broker once for every message and every event.

@@ -27,6 +27,7 @@ from redis.connection import parse_url
 from shared.errors import Misconfigured
 
 PREFIX = "REDUXQ_"
+CLIENTS = frozenset({"REDUXQ_URL", "REDUXQ_API_KEY"})  #: for those who use a service, who may run one too
 
 
 def _seconds(value: object) -> object:
@@ -106,6 +107,10 @@ class ApiSettings(_Group):
     """Largest image a client may send"""
     max_pixels: int = Field(64_000_000, gt=0)
     """Most pixels an image may have"""
+    max_batch_bytes: int = Field(50_000_000, gt=0)
+    """Largest manifest of a batch that a client may send"""
+    max_batch_lines: int = Field(50_000, gt=0)
+    """Most items that a batch may have"""
     wait_seconds: Seconds = Field(timedelta(seconds=50), gt=timedelta(0))
     """How long a blocking call waits for its job, in seconds; real clients give up at 60"""
     openai_wait_seconds: Seconds = Field(timedelta(seconds=280), gt=timedelta(0))
@@ -126,7 +131,9 @@ class TeamsSettings(_Group):
     requests_per_minute: int = Field(180, ge=1)
     """Requests a key may make in a minute"""
     open_jobs: int = Field(1000, ge=1)
-    """Jobs of one team that may wait or run at a time"""
+    """Jobs of one team that may wait or run at a time; its batches leave half of them to its other requests"""
+    open_batches: int = Field(20, ge=1)
+    """Batches of one team that may be under way at a time"""
 
 
 class EgressSettings(_Group):
@@ -256,7 +263,8 @@ def load_settings() -> Settings:
         Misconfigured: If a variable is unknown or its value is not allowed; every fault is named.
     """
     groups = tuple(f"{PREFIX}{name.upper()}__" for name in Settings.model_fields)
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and not name.startswith(groups))
+    ours = {name for name in os.environ if name.startswith(PREFIX)} - CLIENTS
+    unknown = sorted(name for name in ours if not name.startswith(groups))
     if unknown:
         raise Misconfigured(f"unknown setting {', '.join(unknown)}; settings are named {PREFIX}<GROUP>__<NAME>")
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
 from math import ceil
+from typing import TypeVar
 
 from shared.errors import (
     Canceled,
@@ -23,6 +24,7 @@ from shared.errors import (
 )
 from shared.ids import AssetKey
 from shared.jobs import (
+    AnyEvent,
     Call,
     Delivery,
     Failure,
@@ -30,12 +32,14 @@ from shared.jobs import (
     JobRecord,
     JobStatus,
     ModelIdentity,
+    Told,
     Variation,
     WebhookEvent,
     key_stamp,
 )
 
 Transition = Callable[[JobRecord], JobRecord]
+Subject = TypeVar("Subject", bound=Told)
 
 
 def claim(record: JobRecord, *, now: datetime, prefix: str, digits: Sequence[int]) -> JobRecord:
@@ -59,7 +63,7 @@ def claim(record: JobRecord, *, now: datetime, prefix: str, digits: Sequence[int
         raise IllegalTransition(f"job {record.id} is {record.status}, not queued")
     claimed = _changed(record, attempt=record.attempt + 1, started_at=now, planned_keys=planned)
     started = _moved(claimed, JobStatus.RUNNING, now)
-    return started if record.attempt else _telling(started, WebhookEvent.STARTED, now)
+    return started if record.attempt else telling(started, WebhookEvent.STARTED, now)
 
 
 def finish(
@@ -114,10 +118,15 @@ def retry(record: JobRecord, *, now: datetime) -> JobRecord:
     """Put a failed job back into the queue, as an operator asks for it when the cause is gone.
 
     Raises:
-        IllegalTransition: If the job has not failed, or was erased.
+        IllegalTransition: If the job has not failed, was erased, or is a batch's, whose items may be others by now.
     """
     if record.status is JobStatus.QUEUED:
         return record
+    if record.item:
+        batch = record.item.batch_id
+        raise IllegalTransition(
+            f"job {record.id} is of batch {batch}; POST /api/batches/{batch}/retry tries that again"
+        )
     if record.status is not JobStatus.FAILED or record.erased_at:
         what = "was deleted" if record.erased_at else f"is {record.status}"
         raise IllegalTransition(f"job {record.id} {what}; only one that has failed can be tried again")
@@ -179,8 +188,8 @@ def fail_attempt(record: JobRecord, *, attempt: int, reason: str, limit: int, no
     return _moved(counted, JobStatus.QUEUED, now)
 
 
-def delivered(record: JobRecord, *, event: WebhookEvent, made: Call, next_at: datetime | None, ok: bool) -> JobRecord:
-    """Note one call of the job's webhook and when the next is due; one that was noted already changes nothing."""
+def delivered(record: Subject, *, event: AnyEvent, made: Call, next_at: datetime | None, ok: bool) -> Subject:
+    """Note one call of a webhook and when the next is due; one that was noted already changes nothing."""
     return _replaced(
         record,
         event,
@@ -203,7 +212,7 @@ def redeliver(record: JobRecord, *, event: WebhookEvent, now: datetime) -> JobRe
     return _replaced(record, event, lambda old: old.model_copy(update={"next_at": now}))
 
 
-def _replaced(record: JobRecord, event: WebhookEvent, change: Callable[[Delivery], Delivery]) -> JobRecord:
+def _replaced(record: Subject, event: AnyEvent, change: Callable[[Delivery], Delivery]) -> Subject:
     changed = (change(delivery) if delivery.event is event else delivery for delivery in record.deliveries)
     return _changed(record, deliveries=tuple(changed))
 
@@ -214,22 +223,21 @@ def _require_held(record: JobRecord, attempt: int) -> None:
 
 
 def _failed(record: JobRecord, error: ReduxqError, now: datetime, status: JobStatus = JobStatus.FAILED) -> JobRecord:
-    failure = Failure(code=error.code, name=type(error).__name__, message=error.message)
-    return _ended(_changed(record, failure=failure), status, now)
+    return _ended(_changed(record, failure=Failure.of(error)), status, now)
 
 
 def _ended(record: JobRecord, status: JobStatus, now: datetime) -> JobRecord:
-    return _telling(_moved(_changed(record, finished_at=now), status, now), WebhookEvent.FINISHED, now)
+    return telling(_moved(_changed(record, finished_at=now), status, now), WebhookEvent.FINISHED, now)
 
 
-def _telling(record: JobRecord, event: WebhookEvent, now: datetime) -> JobRecord:
-    """Have the job's webhook told of an event, if it wants to be."""
+def telling(record: Subject, event: AnyEvent, now: datetime) -> Subject:
+    """Have the webhook told of an event, if it wants to be."""
     if record.webhook is None or event not in record.webhook.events:
         return record
     return _changed(record, deliveries=(*_others(record, event), Delivery(event=event, at=now, next_at=now)))
 
 
-def _others(record: JobRecord, event: WebhookEvent) -> tuple[Delivery, ...]:
+def _others(record: Told, event: AnyEvent) -> tuple[Delivery, ...]:
     return tuple(delivery for delivery in record.deliveries if delivery.event is not event)
 
 
@@ -237,5 +245,5 @@ def _moved(record: JobRecord, status: JobStatus, now: datetime) -> JobRecord:
     return _changed(record, status=status, status_at=now)
 
 
-def _changed(record: JobRecord, **fields: object) -> JobRecord:
+def _changed(record: Subject, **fields: object) -> Subject:
     return record.model_copy(update=fields)

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
-from shared.ids import JobId
 from shared.jobs import Delivery
 
 PREFIX: Final = "whsec_"
@@ -33,9 +32,9 @@ def new_secret() -> str:
     return PREFIX + b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def message_id(job_id: JobId, delivery: Delivery) -> str:
+def message_id(subject: str, delivery: Delivery) -> str:
     """Return what a message is called in every call, so that its receiver knows it again."""
-    return f"msg_{job_id}_{delivery.event.name.lower()}_{int(delivery.at.timestamp() * 1000)}"
+    return f"msg_{subject}_{delivery.event.name.lower()}_{int(delivery.at.timestamp() * 1000)}"
 
 
 def sign(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:

@@ -229,10 +229,11 @@ def test_two_dispatchers_never_lead_at_once(do: Do, sleep: Callable[[float], Non
 
 def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do, sleep: Callable[[float], None]) -> None:
     do(dispatch_store.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
-    do(dispatch_store.announce_worker("two", WorkerLife(slots=3, speed=1.5, previews=2), timedelta(seconds=9)))
-    assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": WorkerLife(3, 1.5, 2)}
+    two = WorkerLife(slots=3, speed=1.5, previews=2, gpu="GPU-7")
+    do(dispatch_store.announce_worker("two", two, timedelta(seconds=9)))
+    assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": two}
     sleep(0.4)
-    assert do(dispatch_store.living_workers()) == {"two": WorkerLife(3, 1.5, 2)}
+    assert do(dispatch_store.living_workers()) == {"two": two}
     do(dispatch_store.retire_worker("two"))
     assert do(dispatch_store.living_workers()) == {}
 

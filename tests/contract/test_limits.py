@@ -6,7 +6,7 @@ import redis
 
 from shared.errors import TooManyRequests, Unauthorized
 from shared.ids import KeyId
-from shared.keys import create_key, revoke_key
+from shared.keys import ApiKey, check_key, create_key, revoke_key
 from shared.limits import REMEMBERED, admit, count_request
 from shared.programs import run
 from tests.together import run_together
@@ -41,7 +41,7 @@ def test_a_key_that_was_refused_may_ask_again_when_its_minute_is_over(records: r
 
 
 def test_a_key_that_was_right_once_is_checked_and_counted_in_one_go(records: redis.Redis) -> None:
-    text, known = run(records, create_key("lab", "Ada")), dict[str, KeyId]()
+    text, known = run(records, create_key("lab", "Ada")), dict[str, ApiKey]()
     first = run(records, admit(text, 2, known))
     step = next(admit(text, 2, known))
     assert isinstance(step, list)
@@ -52,7 +52,7 @@ def test_a_key_that_was_right_once_is_checked_and_counted_in_one_go(records: red
 
 
 def test_a_key_that_was_right_once_is_refused_as_soon_as_it_is_revoked(records: redis.Redis) -> None:
-    text, known = run(records, create_key("lab", "Ada")), dict[str, KeyId]()
+    text, known = run(records, create_key("lab", "Ada")), dict[str, ApiKey]()
     key = run(records, admit(text, 180, known))
     run(records, revoke_key(key.id))
     with pytest.raises(Unauthorized):
@@ -61,7 +61,7 @@ def test_a_key_that_was_right_once_is_refused_as_soon_as_it_is_revoked(records: 
 
 def test_nobody_uses_up_the_requests_of_a_key_without_its_secret(records: redis.Redis) -> None:
     text, other = (run(records, create_key("lab", name)) for name in ("Ada", "Bob"))
-    known = dict[str, KeyId]()
+    known = dict[str, ApiKey]()
     key = run(records, admit(text, 180, known))
     forged = f"rq_{key.id}_{other.split('_')[2][:-8]}"
     forged += f"{crc32(forged.encode()):08x}"
@@ -72,6 +72,7 @@ def test_nobody_uses_up_the_requests_of_a_key_without_its_secret(records: redis.
 
 
 def test_only_so_many_keys_are_remembered(records: redis.Redis) -> None:
-    known = {str(number): KeyId("x") for number in range(REMEMBERED)}
-    run(records, admit(run(records, create_key("lab", "Ada")), 180, known))
+    first, second = (run(records, create_key("lab", name)) for name in ("Ada", "Bob"))
+    known = dict.fromkeys(map(str, range(REMEMBERED)), run(records, check_key(first)))
+    run(records, admit(second, 180, known))
     assert len(known) == 1

@@ -144,7 +144,10 @@ def test_the_state_is_told_as_it_is_at_the_scrape(
         "oldest_queued_seconds": 0,
         "dispatcher_leads": 0,
         "workers": 1,
+        "records_memory_ratio": 0,
     }
+    records.config_set("maxmemory", "1gb")
+    assert 0 < told(records, settings)["records_memory_ratio"] < 0.1
     hour = timedelta(hours=1)
     run(records, STORE.accept(record(created_at=datetime.now(UTC) - hour)))
     run(records, STORE.update(accept(records), start))

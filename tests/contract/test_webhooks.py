@@ -22,11 +22,15 @@ from standardwebhooks import WebhookVerificationError
 from api import webhooks
 from api.onemin_view import ai_record
 from api.webhooks import Deliverer
+from shared import batch_store
+from shared.batch_store import Staged
+from shared.batches import Batch, Line
 from shared.clock import Clock
 from shared.egress import Egress
-from shared.ids import JobId
+from shared.ids import BatchId, JobId, KeyId
 from shared.job_store import JobStore
-from shared.jobs import Delivery, JobRecord, Webhook, WebhookEvent
+from shared.jobs import BatchEvent, Delivery, Failure, JobRecord, Webhook, WebhookEvent
+from shared.keys import ApiKey
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.settings import EgressSettings, Settings, StorageSettings
@@ -445,3 +449,51 @@ def test_a_server_that_does_not_answer_is_waited_for(
     monkeypatch.setattr(failing, "execute_command", execute)
     with running(deliverer_of(failing, Clock())):
         wait_until(lambda: told(records, job.id).delivered)
+
+
+def ended_batch(records: redis.Redis, user: TeamUser, url: str) -> Batch:
+    """A batch whose one item failed."""
+    now = datetime.now(UTC)
+    caller = ApiKey(
+        id=KeyId("k"),
+        team_id=user.team_id,
+        team_name="lab",
+        user_id=user.user_id,
+        user_name="Ada",
+        digest="",
+        created_at=now,
+    )
+    batch = Batch(
+        id=BatchId("one"),
+        team_id=user.team_id,
+        caller=caller,
+        request_id="r",
+        defaults="{}",
+        metadata="{}",
+        low_priority=True,
+        webhook=Webhook(url=url, events=(BatchEvent.FINISHED,)),
+        work=1,
+        created_at=now,
+        updated_at=now,
+    )
+    items = {1: Staged(Line(), Failure(code="C", name="N", message="m"))}
+    run(records, batch_store.stage(batch.id, items))
+    run(records, batch_store.accept(batch, 1, 0, most=1, once=None))
+    assert run(records, batch_store.finish(batch.id, 0, now))
+    return batch
+
+
+def test_a_batchs_end_is_told_with_its_counts_and_noted(
+    records: redis.Redis, ada: TeamUser, receiver: Receiver, deliver: Callable[[], None]
+) -> None:
+    batch = ended_batch(records, ada, receiver.url)
+    receiver.statuses = ["500 Internal Server Error", "200 OK"]
+    deliver()
+    (message,) = receiver.messages
+    told = json.loads(message.body)
+    assert (told["type"], told["data"]["batch"]["uuid"]) == ("batch.finished", batch.id)
+    assert told["data"]["batch"]["counts"]["failed"] == 1
+    Verifier(run(records, webhook_secret(ada.team_id))).verify(message.body, message.headers)
+    noted = run(records, batch_store.get(batch.id))
+    assert noted
+    assert [call.outcome for call in noted.deliveries[0].calls] == ["HTTP 500"]

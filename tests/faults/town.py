@@ -64,7 +64,7 @@ class Town(Yard):
         for number in range(workers):
             name = f"worker-{number}"
             self._process(name, "worker", {"PACE": str(pace), "REDUXQ_WORKER__NAME": name})
-        wait_until(lambda: self.warm() == workers and self._answers(), 60)
+        wait_until(lambda: self.warm() == workers and self.answers(), 60)
         self.source = upload(living.enter_context(self.client()), encoded(picture(), "PNG"))["key"]
 
     def _process(self, name: str, module: str, more: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -80,7 +80,8 @@ class Town(Yard):
     def client(self, timeout: float = 10) -> httpx.Client:
         return httpx.Client(base_url=self.api_url, headers={"API-KEY": self._key}, timeout=timeout)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Say whether the API does, and all that it needs."""
         with suppress(httpx.TransportError), self.client() as client:
             return client.get("/readyz").is_success
         return False

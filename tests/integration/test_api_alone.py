@@ -22,7 +22,7 @@ from shared.errors import NotFound
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import Flagged, JobRecord
-from shared.keys import check_key, create_key
+from shared.keys import check_key, create_key, revoke_key
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.transitions import finish
@@ -175,6 +175,16 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(alone: Alone) -> No
     assert answers[6].json()["error"]["code"] == "rate_limit_exceeded"
     other = run(alone.records, create_key("lab", "Ada"))
     assert alone.client.get("/api/results/x", headers={"API-KEY": other}).status_code == 200
+
+
+@pytest.mark.parametrize("alone", [{"REDUXQ_TEAMS__REQUESTS_PER_MINUTE": "4"}], indirect=True)
+def test_a_key_that_was_right_once_is_checked_and_counted_with_every_job(alone: Alone) -> None:
+    image = upload(alone)
+    assert submit(alone, image).status_code == 200
+    assert [submit(alone, name).status_code for name in ("", "images/none.png", "", image)] == [400, 400, 429, 429]
+    run(alone.records, revoke_key(alone.key.split("_")[1]))
+    assert [submit(alone, name).status_code for name in ("", "images/none.png", image)] == [401] * 3
+    assert alone.queued() == 1
 
 
 @pytest.mark.parametrize("alone", [{"REDUXQ_TEAMS__OPEN_JOBS": "2"}], indirect=True)

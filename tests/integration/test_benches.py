@@ -8,6 +8,7 @@ import pytest
 from tests.servers import ROOT
 
 BENCHES = {
+    "batches --items 20 --jobs 1 --pace 0.01": "beside the batch",
     "busy --jobs 2 --pace 0.01": "one after another",
     "cancel --cancels 1": "until the engine is free",
     "loops --rounds 1 --steps 1 --depth 1 1": "cog-flux's loop",

@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, true of the running API, and shown without a request to anybody else."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
+from shared import batch_store
 from shared.errors import IllegalTransition, LeaseLost
 from shared.ids import JobId
 from shared.job_store import JobStore
@@ -50,6 +52,7 @@ UNLIMITED: Final = {
     "REDUXQ_API__OPENAI_WAIT_SECONDS": "0.2",
     "REDUXQ_TEAMS__REQUESTS_PER_MINUTE": "1000000",
     "REDUXQ_TEAMS__OPEN_JOBS": "1000000",
+    "REDUXQ_TEAMS__OPEN_BATCHES": "1000000",
 }
 Test = TypeVar("Test", bound=Callable[..., None])
 PNG: Final = encoded(picture(), "PNG")
@@ -64,6 +67,9 @@ CHECKS: Final = [
     status_code_conformance,
     unsupported_method,
 ]
+
+
+schemathesis.serializer.alias("application/jsonl", "text/plain")
 
 
 def made_up(examples: int) -> Callable[[Test], Test]:
@@ -89,7 +95,10 @@ def lead(case: schemathesis.Case[Any], names: dict[str, str]) -> None:
     kind = crc32(f"{case.path_parameters}{body if isinstance(body, dict) else ''}".encode(errors="replace")) % 3
     if kind == 0:
         return
-    case.path_parameters = {name: names[name] for name in case.path_parameters}
+    own = names | {"uuid": names["batch"]} if "/batches/" in case.path else names
+    case.path_parameters = {name: own[name] for name in case.path_parameters}
+    if isinstance(body, str):
+        case.body = f"{body}\n" + json.dumps({"imageUrl": names["imageUrl"]})
     if isinstance(body, dict):
         case.body = body | {name: PNG for name in ("asset", "image") if name in body}
     if isinstance(body, dict) and isinstance(body.get("promptObject"), dict):
@@ -120,10 +129,13 @@ def ended(job: JobRecord, attempt: int, chosen: tuple[tuple[Variation, ...], tup
 
 
 def end_jobs(url: str, objects: ObjectStore, stop: Event) -> None:
-    """End the jobs that come."""
+    """End the jobs that come, and batches that have none."""
     seen: set[JobId] = set()
     with connect(url) as records:
         while not stop.wait(0.01):
+            for batch_id in run(records, batch_store.living()):
+                if batch := run(records, batch_store.get(batch_id)):
+                    run(records, batch_store.finish(batch_id, batch.version, NOW))
             for job_id in set(run(records, queues.queued_jobs())) - seen:
                 seen.add(job_id)
                 job = run(records, STORE.get(job_id))
@@ -167,6 +179,7 @@ def names(api: httpx.Client) -> dict[str, str]:
         "name": image.removeprefix("images/"),
         "key": upload(api, PNG)["key"],
         "uuid": feature(api, image, wait=True, seed=2)["uuid"],
+        "batch": api.post("/api/batches", content="{}").json()["batch"]["uuid"],
         "team": api.get("/users").json()["user"]["teams"][0]["team"]["uuid"],
     }
 
@@ -193,7 +206,7 @@ def test_every_route_stands_in_the_document() -> None:
     routes = {
         (method, route.path_format) for route in iter_route_contexts(APP.routes) for method in route.methods or ()
     }
-    pages = {route for route in routes if route[1] in {"/openapi.json", "/docs", "/docs/oauth2-redirect"}}
+    pages = {route for route in routes if route[1] in {"/", "/openapi.json", "/docs", "/docs/oauth2-redirect"}}
     assert routes - pages == set(OPERATIONS)
     assert len({operation["operationId"] for operation in OPERATIONS.values()}) == len(OPERATIONS)
 
@@ -244,6 +257,10 @@ def test_the_documented_requests_are_answered_with_the_documented_fields(
     example = documented("GET", "/api/results")
     assert page.keys() == example.keys()
     assert page["aiRecords"][0].keys() == example["aiRecords"][0].keys()
+    page = api.get("/api/batches?limit=1").json()
+    assert page["batches"][0].keys() == documented("GET", "/api/batches")["batches"][0].keys()
+    items = api.get(f"/api/batches/{names['batch']}/items").json()
+    assert items["items"][0].keys() == documented("GET", "/api/batches/{uuid}/items")["items"][0].keys()
     for read, shown in (("/users", "/users"), (path.format(team=names["team"]), path), ("/models", "/models")):
         assert fields(api.get(read).json()) == fields(documented("GET", shown))
 

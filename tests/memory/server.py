@@ -35,12 +35,12 @@ class MemoryServer(Keyspace):
     def do_eval(self, script: str, keys: str, plan_text: str) -> int:
         assert (script, keys) == (COMMIT_SCRIPT, "0"), "only the script of all commits is known"
         plan = json.loads(plan_text)
-        for place, guard in enumerate(plan["guards"], start=1):
-            found = self.execute(*guard["command"])
-            if "expected" in guard:
-                if _in_script(found) != guard["expected"]:
+        for place, (command, wanted, *most) in enumerate(plan["guards"], start=1):
+            found = self.execute(*command)
+            if not most:
+                if _in_script(found) != wanted:
                     return place
-            elif not guard["least"] <= float(found or 0) <= guard["most"]:
+            elif not wanted <= float(found or 0) <= most[0]:
                 return place
         for effect in plan["effects"]:
             self.execute(*effect)

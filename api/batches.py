@@ -1,0 +1,212 @@
+"""Batches: many jobs of one request, taken in line by line, unseen until all of it stands."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from api.auth import Caller
+from api.batch_requests import Checked, Header, check_line, header_of, numbered
+from api.batch_view import ITEMS, batch_answer, item_shown
+from api.dependencies import ServicesDep
+from api.fields import Offset, PageSize, WaitSeconds
+from api.onemin_requests import checked_webhook
+from api.repeats import once_of
+from api.services import Services
+from api.sources import key_there, look_up
+from shared import batch_store
+from shared.assets import Asset
+from shared.batch_store import BatchReport, Staged
+from shared.batches import Batch
+from shared.cost import in_credits
+from shared.errors import InvalidRequest, NotFound
+from shared.idempotency import fingerprint
+from shared.ids import AssetKey, BatchId, JobId
+from shared.jobs import BatchEvent, Failure, Parameters
+from shared.keys import ApiKey
+from shared.programs import together
+
+router = APIRouter(prefix="/api/batches", tags=["1min.ai"])
+
+TOGETHER: Final = 100  #: lines that are checked and stored in one go; they hold others up for some milliseconds
+
+
+@dataclass
+class Manifest:
+    """A batch as far as it was read."""
+
+    services: Services
+    caller: ApiKey
+    id: BatchId = field(default_factory=lambda: BatchId(str(uuid4())))
+    header: Header | None = None
+    total: int = 0  #: items
+    price: int = 0  #: credits
+    work: int = 0  #: TFLOP
+
+    async def take(self, lines: dict[int, bytes]) -> None:
+        """Check lines and store them where nobody sees them."""
+        if 1 in lines and (header := header_of(lines[1])):
+            self.header = header
+            del lines[1]
+        self.total += len(lines)
+        if self.total > (most := self.services.settings.api.max_batch_lines):
+            raise InvalidRequest(f"body: has more than the {most} items that are allowed")
+        defaults = self.header.defaults if self.header else {}
+        checked = {number: check_line(number, text, defaults) for number, text in lines.items()}
+        names = sorted({found.prompt.imageUrl for found in checked.values() if found.prompt})
+        look_ups = [look_up(self.services, self.caller, name) for name in names]
+        assets = dict(zip(names, await self.services.run(together(look_ups)), strict=True))
+        staged = {number: self._staged(found, assets) for number, found in checked.items()}
+        await self.services.run(batch_store.stage(self.id, staged))
+
+    def _staged(self, found: Checked, assets: dict[str, Asset | None]) -> Staged:
+        if found.prompt is None:
+            return Staged(found.line, Failure.of(found.error) if found.error else None, again=False)
+        name, chosen = found.prompt.imageUrl, found.prompt.parameters
+        try:
+            key_there(self.services, name, assets[name])
+        except InvalidRequest as missing:
+            return Staged(found.line, Failure.of(missing))
+        parameters = Parameters(**chosen | {"source": AssetKey(""), "seed": chosen["seed"] or 0})
+        self.price += in_credits(parameters.usd, self.services.settings.teams.credits_per_usd)
+        self.work += parameters.work
+        return Staged(found.line)
+
+    def batch(self, request_id: str) -> Batch:
+        """Return the record of the whole."""
+        now, header = self.services.clock.now(), self.header or Header()
+        return Batch(
+            id=self.id,
+            team_id=self.caller.team_id,
+            caller=self.caller.model_copy(update={"digest": ""}),
+            request_id=request_id,
+            defaults=json.dumps(header.defaults),
+            metadata=json.dumps(header.metadata),
+            low_priority=header.priority == "low",
+            webhook=checked_webhook(header.webhook, (BatchEvent.FINISHED,), self.services.egress),
+            work=self.work,
+            created_at=now,
+            updated_at=now,
+        )
+
+
+@router.post("")
+async def create_batch(request: Request, caller: Caller, services: ServicesDep) -> dict[str, Any]:
+    """Accept a job for each line of the body; a first line with ``defaults`` says what holds for all.
+
+    A line that cannot be becomes an item that failed, and the others go on.
+    """
+    manifest, digest = Manifest(services, caller), sha256()
+    async for lines in _groups(request):
+        for line in lines.values():
+            digest.update(line + b"\n")
+        await manifest.take(lines)
+    if not manifest.total:
+        raise InvalidRequest("body: must have at least one item, a JSON object on a line of its own")
+    once = once_of(request, caller, fingerprint("batches", digest.hexdigest()))
+    batch, most = manifest.batch(request.state.request_id), services.settings.teams.open_batches
+    accept = batch_store.accept(batch, manifest.total, manifest.price, most=most, once=once)
+    return await _shown(services, caller, await services.run(accept))
+
+
+@router.get("")
+async def list_batches(
+    caller: Caller, services: ServicesDep, cursor: Offset | None = None, limit: PageSize = 20
+) -> dict[str, Any]:
+    """List the team's batches, newest first; ``nextCursor`` as ``cursor`` leads on, null means there are no more."""
+    found = await services.run(batch_store.page(caller.team_id, limit + 1, cursor))
+    reports = await services.run(together([batch_store.report(batch_id) for batch_id, _ in found[:limit]]))
+    shown = [_view(services, report)["batch"] for report in reports if report]
+    return {"batches": shown, "nextCursor": str(found[limit - 1][1]) if len(found) > limit else None}
+
+
+@router.get("/{uuid}")
+async def read_batch(uuid: str, caller: Caller, services: ServicesDep, wait: WaitSeconds = 0) -> dict[str, Any]:
+    """Return a batch, after so many seconds or at its end; an unknown one is null."""
+    try:
+        found = await _report(services, caller, BatchId(uuid))
+        if wait and not found.batch.finished_at:
+            ended = partial(_has_ended, services, found.batch.id)
+            await services.completions.wait(JobId(uuid), ended, timedelta(seconds=wait))
+            found = await _report(services, caller, BatchId(uuid))
+    except NotFound:
+        return {"batch": None}
+    return _view(services, found)
+
+
+@router.get("/{uuid}/items")
+async def list_items(
+    uuid: str,
+    caller: Caller,
+    services: ServicesDep,
+    *,
+    status: Literal["WAITING", "PROCESSING", "SUCCESS", "FAILURE", "CANCELED"] | None = None,
+    cursor: Offset = 0,
+    limit: PageSize = 100,
+) -> dict[str, Any]:
+    """List a batch's items by line, with their jobs' ids and errors."""
+    batch = (await _report(services, caller, BatchId(uuid))).batch
+    chosen = [state for state, word in ITEMS.items() if status in {word, None}]
+    found = await services.run(batch_store.entries(batch.id, chosen, limit=limit + 1, after=cursor))
+    more = str(found[limit - 1].number) if len(found) > limit else None
+    return {"items": [item_shown(entry) for entry in found[:limit]], "nextCursor": more}
+
+
+@router.post("/{uuid}/cancel")
+async def cancel_batch(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
+    """Cancel all items that have not ended; a batch that has ended stays as it is."""
+    batch = (await _report(services, caller, BatchId(uuid))).batch
+    await services.run(batch_store.cancel(batch.id, services.clock.now()))
+    return await _shown(services, caller, batch.id)
+
+
+@router.post("/{uuid}/retry")
+async def retry_batch(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
+    """Let items that failed or were canceled wait again, each for another job."""
+    batch = (await _report(services, caller, BatchId(uuid))).batch
+    await services.run(batch_store.retry(batch.id, services.clock.now()))
+    return await _shown(services, caller, batch.id)
+
+
+async def _groups(request: Request) -> AsyncIterator[dict[int, bytes]]:
+    """Give the body's lines by their numbers, some at a time."""
+    group: dict[int, bytes] = {}
+    async for number, line in numbered(request.stream()):
+        group[number] = line
+        if len(group) == TOGETHER:
+            yield group
+            group = {}
+    if group:
+        yield group
+
+
+async def _report(services: Services, caller: ApiKey, batch_id: BatchId) -> BatchReport:
+    """Return a batch of the caller's team.
+
+    Raises:
+        NotFound: If there is none; another team's is told as one that does not exist.
+    """
+    found = await services.run(batch_store.report(batch_id))
+    if found is None or found.batch.team_id != caller.team_id:
+        raise NotFound(f"there is no batch {batch_id}")
+    return found
+
+
+async def _has_ended(services: Services, batch_id: BatchId) -> bool:
+    batch = await services.run(batch_store.get(batch_id))
+    return batch is None or batch.finished_at is not None
+
+
+async def _shown(services: Services, caller: ApiKey, batch_id: BatchId) -> dict[str, Any]:
+    return _view(services, await _report(services, caller, batch_id))
+
+
+def _view(services: Services, report: BatchReport) -> dict[str, Any]:
+    return batch_answer(report, services.objects, services.settings.storage.prefix)

@@ -1,0 +1,285 @@
+"""Programs on batches: staged unseen, accepted at once, fed item by item, ended and forgotten."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from pydantic import ValidationError
+
+from shared import idempotency, teams
+from shared.batches import (
+    AGAIN,
+    OPEN,
+    STATES,
+    Batch,
+    Line,
+    Lot,
+    Outcome,
+    State,
+    batch_place,
+    is_waiting,
+    lines_place,
+    moved,
+    outcomes_place,
+    places,
+    state_place,
+)
+from shared.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, UnreadableRecord
+from shared.idempotency import Once
+from shared.ids import BatchId, TeamId
+from shared.job_index import COMPLETIONS, COMPLETIONS_KEPT, told
+from shared.jobs import BatchEvent, Failure, Item, JobStatus
+from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit, lowest
+from shared.transitions import telling
+
+LIVING: Final = "batches"  #: set of the batches that have not ended
+ENDED: Final = "batches:ended"  #: those that have, by acceptance in Unix seconds
+STAGED: Final = timedelta(hours=1)  #: how long items of a batch are kept that never was accepted
+ROOM: Final = 60  #: seconds until a team with too many batches may try again
+
+Change = Callable[[Batch], Batch]
+
+
+class Counts(NamedTuple):
+    """How many items are in each state."""
+
+    of: Mapping[State, int]
+
+    @property
+    def open(self) -> int:
+        return sum(self.of[state] for state in OPEN)
+
+    @property
+    def jobs(self) -> int:
+        """Those that are open jobs."""
+        return self.open - self.of[Lot.WAITING]
+
+
+class BatchReport(NamedTuple):
+    """A batch with what stands outside it."""
+
+    batch: Batch
+    counts: Counts
+    charged: int  #: credits so far
+
+
+class Entry(NamedTuple):
+    """An item with what became of it."""
+
+    number: int  #: of its line
+    line: Line
+    state: State
+    outcome: Outcome
+
+
+class Staged(NamedTuple):
+    """An item to be."""
+
+    line: Line
+    failure: Failure | None = None  #: why it cannot become a job
+    again: bool = True  #: whether trying again may help
+
+
+def stage(batch_id: BatchId, items: Mapping[int, Staged]) -> Program[None]:
+    """Store items of a batch by line; nobody sees them yet, and they are forgotten if it is not accepted."""
+    stored: list[Command] = []
+    for number, (line, failure, again) in items.items():
+        state: State = Lot.WAITING if failure is None else JobStatus.FAILED if again else Lot.INVALID
+        stored.append(("HSET", lines_place(batch_id), number, line.model_dump_json(exclude_defaults=True)))
+        stored.append(("ZADD", state_place(batch_id, state), number, number))
+        if failure:
+            stored.append(("HSET", outcomes_place(batch_id), number, Outcome(failure=failure).model_dump_json()))
+    yield [*stored, *(("EXPIRE", place, int(STAGED.total_seconds())) for place in places(batch_id))]
+
+
+def accept(batch: Batch, total: int, price: int, *, most: int, once: Once | None) -> Program[BatchId]:
+    """Make a staged batch seen, unless the same request made one earlier; return the one that stands.
+
+    Args:
+        batch: Its record.
+        total: How many items were staged.
+        price: Of all of them, which its team must have; it is not reserved.
+        most: How many batches its team may have that have not ended, this one included.
+        once: What makes the request the same when it is sent again.
+
+    Raises:
+        InvalidRequest: If its first items are forgotten.
+        InsufficientCredits: If its team or user cannot pay for it.
+        TooManyRequests: If its team has too many batches.
+        IdempotencyKeyReused: If the earlier request asked for something else.
+    """
+    new = Guard(("HGET", batch_place(batch.id), "version"), "")
+    whole = Bounds(("HLEN", lines_place(batch.id)), total, total)
+    first, remember = idempotency.mark(once, batch.id)
+    room = Bounds(("SCARD", _living(batch.team_id)), most=most - 1)
+    payer = (batch.team_id, batch.caller.user_id, price)
+    kept: list[Command] = [("PERSIST", place) for place in places(batch.id)]
+    listed: Command = ("ZADD", _listed(batch.team_id), _score(batch), batch.id)
+    broken = yield from broken_guard(
+        [new, *first, whole, room, *teams.affords(*payer)], [*_effects(None, batch), *kept, listed, *remember]
+    )
+    if broken in {None, new}:  # it is stored, now or when this was sent for the first time
+        return batch.id
+    if broken in first:
+        yield ("UNLINK", *places(batch.id))
+        return BatchId((yield from idempotency.find(once)) or "")
+    if broken == room:
+        raise TooManyRequests(
+            f"the team has {most} batches that have not ended, the most that are allowed", retry_after=ROOM
+        )
+    if broken == whole:
+        raise InvalidRequest(f"body: nothing came for longer than {STAGED}, and what had come is forgotten")
+    raise (yield from teams.explain_refusal(*payer))
+
+
+def get(batch_id: BatchId) -> Program[Batch | None]:
+    """Return a batch's record."""
+    text = yield ("HGET", batch_place(batch_id), "record")
+    try:
+        return Batch.model_validate_json(text) if text else None
+    except ValidationError as error:
+        raise UnreadableRecord(f"the record of batch {batch_id} cannot be read: {error}") from error
+
+
+def report(batch_id: BatchId) -> Program[BatchReport | None]:
+    """Return a batch with its counts."""
+    batch = yield from get(batch_id)
+    if batch is None:
+        return None
+    sizes = [("ZCARD", state_place(batch_id, state)) for state in STATES]
+    charged, *counts = yield [("HGET", batch_place(batch_id), "charged"), *sizes]
+    return BatchReport(batch, Counts(dict(zip(STATES, map(int, counts), strict=True))), int(charged or 0))
+
+
+def page(team_id: TeamId, limit: int, after: int | None) -> Program[list[tuple[BatchId, int]]]:
+    """Return a team's newest batches that were accepted before ``after``, in microseconds, and when."""
+    top = "+inf" if after is None else f"({after}"
+    rows = yield ("ZRANGE", _listed(team_id), top, "-inf", "BYSCORE", "REV", "LIMIT", 0, limit, "WITHSCORES")
+    return [(BatchId(batch_id), int(float(score))) for batch_id, score in rows]
+
+
+def entries(batch_id: BatchId, states: Sequence[State], *, limit: int, after: int) -> Program[list[Entry]]:
+    """Return the items of some states whose lines come next after a number, in order."""
+    pages = yield [
+        ("ZRANGE", state_place(batch_id, state), f"({after}", "+inf", "BYSCORE", "LIMIT", 0, limit) for state in states
+    ]
+    found = dict(
+        sorted((int(number), state) for state, page in zip(states, pages, strict=True) for number in page)[:limit]
+    )
+    if not found:
+        return []
+    lines, outcomes = yield [("HMGET", place(batch_id), *found) for place in (lines_place, outcomes_place)]
+    return [
+        Entry(number, Line.model_validate_json(line), state, Outcome.model_validate_json(outcome or "{}"))
+        for (number, state), line, outcome in zip(found.items(), lines, outcomes, strict=True)
+    ]
+
+
+def fail_item(item: Item, error: ReduxqError) -> Program[None]:
+    """Note that a waiting item cannot become a job."""
+    outcome = Outcome(failure=Failure.of(error))
+    yield from commit([is_waiting(item)], moved(item, Lot.WAITING, JobStatus.FAILED, outcome))
+
+
+def cancel(batch_id: BatchId, now: datetime) -> Program[Batch]:
+    """End all items that wait; those that are jobs are the feeder's to cancel. One that has ended stays as it is."""
+    waiting, canceled = (state_place(batch_id, state) for state in (Lot.WAITING, JobStatus.CANCELED))
+    ended: list[Command] = [("ZUNIONSTORE", canceled, 2, canceled, waiting), ("DEL", waiting)]
+
+    def end(old: Batch) -> Batch:
+        return old if old.canceled_at or old.finished_at else _at(old, now, canceled_at=now)
+
+    return (yield from update(batch_id, end, ended))
+
+
+def retry(batch_id: BatchId, now: datetime) -> Program[Batch]:
+    """Let failed and canceled items wait again; a batch without any stays as it is."""
+    again = [state_place(batch_id, state) for state in AGAIN]
+    if not sum((yield [("ZCARD", place) for place in again])):
+        return (yield from update(batch_id, lambda old: old))
+    waiting = state_place(batch_id, Lot.WAITING)
+    back: list[Command] = [("ZUNIONSTORE", waiting, 1 + len(again), waiting, *again), ("DEL", *again)]
+    return (
+        yield from update(batch_id, lambda old: _at(old, now, canceled_at=None, finished_at=None, deliveries=()), back)
+    )
+
+
+def finish(batch_id: BatchId, version: int, now: datetime) -> Program[bool]:
+    """End a batch whose manifest is stored, unless it changed meanwhile or has items that have not ended."""
+    before = yield from get(batch_id)
+    if before is None or before.version != version:
+        return False
+    after = telling(_at(before, now, finished_at=now), BatchEvent.FINISHED, now)
+    none_open = [Bounds(("ZCARD", state_place(batch_id, state)), most=0) for state in OPEN]
+    return (yield from _replace(before, after, none_open, []))
+
+
+def update(batch_id: BatchId, change: Change, besides: Sequence[Command] = ()) -> Program[Batch]:
+    """Replace the record by ``change(record)``, run ``besides`` with it if that changes it, and return the new one.
+
+    Raises:
+        NotFound: If there is none.
+    """
+    while True:
+        before = yield from get(batch_id)
+        if before is None:
+            raise NotFound(f"there is no batch {batch_id}")
+        after = change(before)
+        if after is before or (yield from _replace(before, after, [], besides)):
+            return after
+
+
+def living() -> Program[list[BatchId]]:
+    """Return the batches that have not ended."""
+    return sorted((yield ("SMEMBERS", LIVING)))
+
+
+def ended_before(until: datetime, limit: int) -> Program[list[BatchId]]:
+    """Return batches that have ended and were accepted before."""
+    found: list[BatchId] = yield lowest(ENDED, until.timestamp(), limit)
+    return found
+
+
+def forget(batch: Batch) -> Program[None]:
+    """Forget a batch that has ended, unless it changed meanwhile."""
+    gone = batch.model_copy(update={"deliveries": ()})
+    listed: list[Command] = [("ZREM", ENDED, batch.id), ("ZREM", _listed(batch.team_id), batch.id)]
+    everything: Command = ("UNLINK", batch_place(batch.id), *places(batch.id))
+    yield from commit([_unchanged(batch)], [*told(batch, gone), *listed, everything])
+
+
+def _replace(before: Batch, after: Batch, guards: Sequence[Bounds], besides: Sequence[Command]) -> Program[bool]:
+    numbered = after.model_copy(update={"version": before.version + 1})
+    return commit([_unchanged(before), *guards], [*_effects(before, numbered), *besides])
+
+
+def _effects(before: Batch | None, after: Batch) -> list[Command]:
+    """Return all commands that a change of a batch's record means; ``before`` is None for a new one."""
+    fields = ("record", after.model_dump_json(), "version", after.version)
+    commands: list[Command] = [("HSET", batch_place(after.id), *fields), *told(before, after)]
+    everywhere = (LIVING, _living(after.team_id))
+    if not after.finished_at:
+        return [*commands, *(("SADD", place, after.id) for place in everywhere), ("ZREM", ENDED, after.id)]
+    gone: list[Command] = [("SREM", place, after.id) for place in everywhere]
+    ended = ("XADD", COMPLETIONS, "MAXLEN", "~", COMPLETIONS_KEPT, "*", "id", after.id, "status", "finished")
+    return [*commands, *gone, ("ZADD", ENDED, after.created_at.timestamp(), after.id), ended]
+
+
+def _unchanged(batch: Batch) -> Guard:
+    return Guard(("HGET", batch_place(batch.id), "version"), str(batch.version))
+
+
+def _at(batch: Batch, now: datetime, **fields: object) -> Batch:
+    return batch.model_copy(update={"updated_at": now, **fields})
+
+
+def _score(batch: Batch) -> int:
+    return int(batch.created_at.timestamp() * 1e6)
+
+
+def _listed(team_id: TeamId) -> str:
+    return f"team:{team_id}:batches"
+
+
+def _living(team_id: TeamId) -> str:
+    return f"team:{team_id}:batches:living"
