@@ -26,10 +26,11 @@ from shared import backlog, batch_store, dispatch_store, transitions
 from shared.backlog import Backlog
 from shared.batch_store import BatchReport, Entry
 from shared.batches import STATES, Batch, Lot
-from shared.errors import IllegalTransition, ReduxqError, TooManyRequests, Unavailable
-from shared.ids import BatchId
+from shared.errors import IllegalTransition, ReduxqError, TooManyRequests, Unavailable, UnreadableRecord
+from shared.ids import BatchId, TeamId
+from shared.job_index import open_jobs
 from shared.jobs import Echo, Item, JobStatus
-from shared.programs import together
+from shared.programs import Program, together
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -130,6 +131,8 @@ def window(report: BatchReport, workers: Backlog, living: int) -> int:
 
 async def _feed(services: Services, report: BatchReport, room: int) -> bool:
     """Let as many items become jobs as find room."""
+    # Here, for an item that the team has no room for would have its image fetched first, again and again.
+    room = min(room, services.settings.teams.open_jobs - await services.run(_open(report.batch.team_id)))
     waiting = batch_store.entries(report.batch.id, [Lot.WAITING], limit=max(0, room), after=0)
     entries = await services.run(waiting) if room > 0 else []
     for first in range(0, len(entries), TOGETHER):
@@ -137,6 +140,10 @@ async def _feed(services: Services, report: BatchReport, room: int) -> bool:
         if not all(await asyncio.gather(*(_submit(services, report.batch, entry) for entry in group))):
             return False
     return bool(entries)
+
+
+def _open(team_id: TeamId) -> Program[int]:
+    return int((yield ("ZCARD", open_jobs(team_id))))
 
 
 async def _submit(services: Services, batch: Batch, entry: Entry) -> bool:
@@ -169,6 +176,9 @@ async def _cancel(services: Services, batch_id: BatchId) -> None:
     states = (JobStatus.QUEUED, JobStatus.RUNNING)
     found = await services.run(batch_store.entries(batch_id, states, limit=PAGE, after=0))
     end = partial(transitions.cancel, now=services.clock.now())
-    jobs = [entry.outcome.record_id for entry in found if entry.outcome.record_id]
+    jobs = {entry.outcome.record_id: entry for entry in found if entry.outcome.record_id}
     ending = [services.jobs.or_set_aside(job_id, services.jobs.update(job_id, end)) for job_id in jobs]
-    await services.run(together(ending))
+    for entry, ended in zip(jobs.values(), await services.run(together(ending)), strict=True):
+        if ended is None:  # nobody can end it, and the batch is to end
+            lost = UnreadableRecord(f"the record of job {entry.outcome.record_id} is gone or cannot be read")
+            await services.run(batch_store.fail_item(Item(batch_id=batch_id, line=entry.number), lost, entry.state))

@@ -67,15 +67,17 @@ async def numbered(body: AsyncIterable[bytes]) -> AsyncIterator[tuple[int, bytes
         _checked(number + 1, rest, whole=False)
 
 
-def header_of(line: bytes) -> Header | None:
+def header_of(number: int, line: bytes) -> Header | None:
     """Return what a first line says of all others; None if it is an item.
 
     Raises:
-        InvalidRequest: If it names anything that is not allowed.
+        InvalidRequest: If it names anything that is not allowed, or is a header in all but its JSON.
     """
     try:
-        value = decoded(line, "line 1")
+        value = decoded(line, f"line {number}")
     except InvalidRequest:
+        if b'"defaults"' in line:  # as an item that fails it would leave all others to other parameters
+            raise
         return None
     if not isinstance(value, dict) or "defaults" not in value:
         return None

@@ -1,7 +1,9 @@
 """Batches: many jobs of one request, taken in line by line, unseen until all of it stands."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -26,7 +28,7 @@ from shared.assets import Asset
 from shared.batch_store import BatchReport, Staged
 from shared.batches import Batch
 from shared.cost import in_credits
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, Unavailable
 from shared.idempotency import fingerprint
 from shared.ids import AssetKey, BatchId, JobId
 from shared.jobs import BatchEvent, Failure, Parameters
@@ -52,9 +54,12 @@ class Manifest:
 
     async def take(self, lines: dict[int, bytes]) -> None:
         """Check lines and store them where nobody sees them."""
-        if 1 in lines and (header := header_of(lines[1])):
-            self.header = header
-            del lines[1]
+        if not self.total:
+            first = min(lines)
+            lines[first] = lines[first].removeprefix(BOM_UTF8)
+            if header := header_of(first, lines[first]):
+                self.header = header
+                del lines[first]
         self.total += len(lines)
         if self.total > (most := self.services.settings.api.max_batch_lines):
             raise InvalidRequest(f"body: has more than the {most} items that are allowed")
@@ -103,17 +108,29 @@ async def create_batch(request: Request, caller: Caller, services: ServicesDep) 
 
     A line that cannot be becomes an item that failed, and the others go on.
     """
-    manifest, digest = Manifest(services, caller), sha256()
+    manifest = Manifest(services, caller)
+    try:
+        accepted = await _accept(request, manifest)
+    except RecordsUnavailable:  # it may have been accepted all the same
+        raise
+    except Exception:
+        with suppress(Unavailable):
+            await services.run(batch_store.unstage(manifest.id))
+        raise
+    return await _shown(services, caller, accepted)
+
+
+async def _accept(request: Request, manifest: Manifest) -> BatchId:
+    services, digest = manifest.services, sha256()
     async for lines in _groups(request):
         for line in lines.values():
             digest.update(line + b"\n")
         await manifest.take(lines)
     if not manifest.total:
         raise InvalidRequest("body: must have at least one item, a JSON object on a line of its own")
-    once = once_of(request, caller, fingerprint("batches", digest.hexdigest()))
+    once = once_of(request, manifest.caller, fingerprint("batches", digest.hexdigest()))
     batch, most = manifest.batch(request.state.request_id), services.settings.teams.open_batches
-    accept = batch_store.accept(batch, manifest.total, manifest.price, most=most, once=once)
-    return await _shown(services, caller, await services.run(accept))
+    return await services.run(batch_store.accept(batch, manifest.total, manifest.price, most=most, once=once))
 
 
 @router.get("")

@@ -17,7 +17,7 @@ from shared.startup import require_durable
 
 log = structlog.get_logger(__name__)
 
-PATIENCE: Final = 1.8  #: seconds; the answer is promised within 2
+PATIENCE: Final = 1.5  #: seconds; the answer is promised within 2
 FRESH: Final = 1.0  #: seconds for which a look serves all who ask: anybody may, as often as they like
 
 router = APIRouter(tags=["operations"])

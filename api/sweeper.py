@@ -3,6 +3,7 @@
 Only the leading dispatcher sweeps, though two would do no harm: every step may be made twice.
 """
 
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -15,7 +16,7 @@ import structlog
 from api.batch_view import results_key
 from shared import assets, batch_store, dispatch_store, transitions
 from shared.clock import Clock
-from shared.errors import ReduxqError
+from shared.errors import ReduxqError, UnreadableRecord
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import TERMINAL, JobRecord
@@ -74,9 +75,10 @@ class Sweeper:
                 self._run(self._store.forget(record))
         batches = self._run(batch_store.ended_before(until, BATCH))
         for batch_id in batches:
-            if batch := self._run(batch_store.get(batch_id)):
-                self._objects.delete(results_key(batch, self._settings.storage.prefix))
-                self._run(batch_store.forget(batch))
+            with suppress(UnreadableRecord):  # it keeps no other from leaving
+                if batch := self._run(batch_store.get(batch_id)):
+                    self._objects.delete(results_key(batch, self._settings.storage.prefix))
+                    self._run(batch_store.forget(batch))
         return any(len(found) == BATCH for found in (orphans, uploads, images, *ended, batches))
 
     def _erase(self, job_id: JobId) -> JobRecord | None:

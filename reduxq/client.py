@@ -97,7 +97,7 @@ class Client:
         """Close the connections; calls that wait in other threads fail."""
         self.connection.close()
 
-    def upload(self, image: Image, name: str | None = None) -> str:
+    def upload(self, image: Image, name: str | None = None, *, idempotency_key: str | None = None) -> str:
         """Store an image and return its key, which may be varied any number of times; a key or URL stays what it is.
 
         >>> key = client.upload("cat.png")
@@ -110,7 +110,8 @@ class Client:
             name, content = name or Path(image).name, Path(image).read_bytes()
         else:
             content = image if isinstance(image, bytes) else image.read()
-        answer = self.connection.post("/api/assets", files={"asset": (name or "image", content)})
+        files = {"asset": (name or "image", content)}
+        answer = self.connection.post("/api/assets", files=files, idempotency_key=idempotency_key)
         return str(answer["asset"]["key"])
 
 
@@ -137,7 +138,8 @@ class Variations:
             raise TypeError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(Options.__annotations__)}")
         chosen: dict[str, Any] = dict(options)
         prompt = {name: chosen.pop(name) for name in Parameters.__annotations__ if name in chosen}
-        prompt["imageUrl"] = self._client.upload(image)
+        uploaded = idempotency_key and f"{idempotency_key}:image"  # under another key the job would be another
+        prompt["imageUrl"] = self._client.upload(image, idempotency_key=uploaded)
         body = {"type": TYPE, "model": MODEL, "promptObject": prompt, "async": True, **chosen}
         answer = self._client.connection.post("/api/features", json=body, idempotency_key=idempotency_key)
         return Job(self._client.connection, answer["aiRecord"])

@@ -17,7 +17,7 @@ from shared.batches import (
     Outcome,
     State,
     batch_place,
-    is_waiting,
+    is_in,
     lines_place,
     moved,
     outcomes_place,
@@ -92,6 +92,11 @@ def stage(batch_id: BatchId, items: Mapping[int, Staged]) -> Program[None]:
     yield [*stored, *(("EXPIRE", place, int(STAGED.total_seconds())) for place in places(batch_id))]
 
 
+def unstage(batch_id: BatchId) -> Program[None]:
+    """Forget staged items at once, unless their batch was accepted."""
+    yield from commit([_unseen(batch_id)], [("UNLINK", *places(batch_id))])
+
+
 def accept(batch: Batch, total: int, price: int, *, most: int, once: Once | None) -> Program[BatchId]:
     """Make a staged batch seen, unless the same request made one earlier; return the one that stands.
 
@@ -108,7 +113,7 @@ def accept(batch: Batch, total: int, price: int, *, most: int, once: Once | None
         TooManyRequests: If its team has too many batches.
         IdempotencyKeyReused: If the earlier request asked for something else.
     """
-    new = Guard(("HGET", batch_place(batch.id), "version"), "")
+    new = _unseen(batch.id)
     whole = Bounds(("HLEN", lines_place(batch.id)), total, total)
     first, remember = idempotency.mark(once, batch.id)
     room = Bounds(("SCARD", _living(batch.team_id)), most=most - 1)
@@ -175,10 +180,10 @@ def entries(batch_id: BatchId, states: Sequence[State], *, limit: int, after: in
     ]
 
 
-def fail_item(item: Item, error: ReduxqError) -> Program[None]:
-    """Note that a waiting item cannot become a job."""
+def fail_item(item: Item, error: ReduxqError, state: State = Lot.WAITING) -> Program[None]:
+    """Note that a waiting item cannot become a job, or that one in another state has lost its job."""
     outcome = Outcome(failure=Failure.of(error))
-    yield from commit([is_waiting(item)], moved(item, Lot.WAITING, JobStatus.FAILED, outcome))
+    yield from commit([is_in(item, state)], moved(item, state, JobStatus.FAILED, outcome))
 
 
 def cancel(batch_id: BatchId, now: datetime) -> Program[Batch]:
@@ -263,6 +268,10 @@ def _effects(before: Batch | None, after: Batch) -> list[Command]:
     gone: list[Command] = [("SREM", place, after.id) for place in everywhere]
     ended = ("XADD", COMPLETIONS, "MAXLEN", "~", COMPLETIONS_KEPT, "*", "id", after.id, "status", "finished")
     return [*commands, *gone, ("ZADD", ENDED, after.created_at.timestamp(), after.id), ended]
+
+
+def _unseen(batch_id: BatchId) -> Guard:
+    return Guard(("HGET", batch_place(batch_id), "version"), "")
 
 
 def _unchanged(batch: Batch) -> Guard:

@@ -85,9 +85,9 @@ def places(batch_id: BatchId) -> list[str]:
     return [lines_place(batch_id), outcomes_place(batch_id), *(state_place(batch_id, state) for state in STATES)]
 
 
-def is_waiting(item: Item) -> Bounds:
-    """Return what must hold for an item to become a job."""
-    return Bounds(("ZSCORE", state_place(item.batch_id, Lot.WAITING), item.line), item.line, item.line)
+def is_in(item: Item, state: State = Lot.WAITING) -> Bounds:
+    """Return what must hold for an item to leave a state, or else to become a job."""
+    return Bounds(("ZSCORE", state_place(item.batch_id, state), item.line), item.line, item.line)
 
 
 def moved(item: Item, before: State, after: State, outcome: Outcome) -> list[Command]:

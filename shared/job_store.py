@@ -91,7 +91,7 @@ class JobStore:
             IllegalTransition: If it is an item of a batch that no longer waits.
         """
         new = _version_is("", record.id)
-        waits = [batches.is_waiting(record.item)] if record.item else []
+        waits = [batches.is_in(record.item)] if record.item else []
         first, remember = idempotency.mark(once, record.id)
         room = [] if most_open is None else [Bounds(("ZCARD", open_jobs(record.team_id)), most=most_open - 1)]
         payer = (record.team_id, record.user_id, record.price)

@@ -7,60 +7,23 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     IPvAnyNetwork,
-    PlainSerializer,
     SecretStr,
     ValidationError,
 )
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-from redis.connection import parse_url
 
 from shared.errors import Misconfigured
+from shared.setting_types import MetricsPort, ProxyUrl, RedisUrl, Seconds
 
 PREFIX = "REDUXQ_"
 CLIENTS = frozenset({"REDUXQ_URL", "REDUXQ_API_KEY"})  #: for those who use a service, who may run one too
-
-
-def _seconds(value: object) -> object:
-    return timedelta(seconds=float(value)) if isinstance(value, str | int | float) else value
-
-
-def _redis_url(value: object) -> object:
-    try:
-        parse_url(_revealed(value))  # type: ignore[no-untyped-call]
-    except ValueError:
-        raise PydanticCustomError("redis_url", "must look like redis://:password@host:6379/0") from None
-    return value
-
-
-def _proxy_url(value: object) -> object:
-    try:
-        parts = urlsplit(_revealed(value))
-        usable = parts.scheme == "http" and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise PydanticCustomError("proxy_url", "must look like http://host:4750")
-    return value
-
-
-def _revealed(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-
-ProxyUrl = Annotated[SecretStr, BeforeValidator(_proxy_url)]
-MetricsPort = Annotated[int, Field(ge=0, le=65535)]
-RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
-Seconds = Annotated[timedelta, BeforeValidator(_seconds), PlainSerializer(timedelta.total_seconds)]
 
 
 class _Group(BaseModel):

@@ -221,8 +221,11 @@ def test_lines_that_say_nothing_are_not_tried_again(records: redis.Redis) -> Non
 def test_a_batch_leaves_with_its_manifest_when_records_do(records: redis.Redis, objects: ObjectStore) -> None:
     one = accept(records, batch())
     going_on = accept(records, batch("two"))
-    run(records, batch_store.cancel(one, NOW))
-    run(records, batch_store.finish(one, 1, NOW))
+    damaged = accept(records, batch("damaged", NOW - timedelta(seconds=1)))
+    for ending in (one, damaged):
+        run(records, batch_store.cancel(ending, NOW))
+        run(records, batch_store.finish(ending, 1, NOW))
+    records.hset(f"batch:{damaged}", "record", "{}")
     key = AssetKey(f"batches/{one}.jsonl")
     objects.put(key, b"{}", "application/jsonl")
     Sweeper(Settings(), records, objects, Later(days=89)).round()
@@ -231,8 +234,8 @@ def test_a_batch_leaves_with_its_manifest_when_records_do(records: redis.Redis, 
     with pytest.raises(NotFound):
         objects.get(key)
     assert keys_of(records, one) == set()
-    assert [found for found, _ in run(records, batch_store.page(TEAM, 10, None))] == [going_on]
-    assert records.zcard("webhooks:due") == 0
+    assert [found for found, _ in run(records, batch_store.page(TEAM, 10, None))] == [going_on, damaged]
+    assert records.zcard("webhooks:due") == 1
 
 
 def test_a_page_ends_where_the_next_begins(records: redis.Redis) -> None:

@@ -26,7 +26,7 @@ PARTS = ("dispatcher", "worker-0", "api")
 
 @pytest.mark.timeout(600)
 def test_each_item_of_a_batch_ends_once_whatever_is_killed(tmp_path: Path) -> None:
-    account_for(300, 9, tmp_path, 300)
+    account_for(100, 3, tmp_path, 300)
 
 
 @pytest.mark.slow

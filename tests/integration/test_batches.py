@@ -114,6 +114,7 @@ def test_the_same_idempotency_key_gives_the_same_batch_and_leaves_nothing_else(m
         (b'{"defaults": {}, "prority": "low"}\n{}', 400, "prority"),
         (b'{"defaults": {}, "priority": "high"}\n{}', 400, "'low' or 'normal'"),
         (b'{"defaults": {}, "webhook": "http://example.com"}\n{}', 400, "webhook"),
+        (b'{"defaults": {,}}\n{}', 400, "line 1: is not JSON"),
         (b'{}\n{"customId": "\xff"}', 400, "not UTF-8 in line 2"),
         (b"{}\n" * 101, 400, "more than the 100 items"),
         (b"x" * 70_000, 413, "line 1 is longer than the 65536 bytes"),
@@ -121,9 +122,19 @@ def test_the_same_idempotency_key_gives_the_same_batch_and_leaves_nothing_else(m
     ],
 )
 def test_what_cannot_be_a_batch_is_refused_whole(mill: Mill, body: bytes, status: int, message: str) -> None:
+    before = set(mill.records.scan_iter("batch:*"))
     answer = mill.client.post("/api/batches", content=body)
     assert answer.status_code == status
     assert message in answer.json()["message"]
+    assert set(mill.records.scan_iter("batch:*")) <= before
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b" \r\n\n"])
+def test_editors_may_put_something_before_the_header(mill: Mill, before: bytes) -> None:
+    content = before + mill.manifest({}, metadata={"shoot": 8})
+    sent = batch_of(mill.client.post("/api/batches", content=content))
+    assert (sent["metadata"], sent["counts"]["total"]) == ({"shoot": 8}, 1)
+    assert mill.ended(sent["uuid"])["counts"]["succeeded"] == 1
 
 
 def test_a_line_may_have_any_name_of_a_parameter_and_beats_the_defaults(mill: Mill) -> None:
@@ -207,6 +218,28 @@ def test_a_canceled_batch_ends_and_may_be_tried_again(idle: Mill) -> None:
     assert [line["customId"] for line in results(done)] == [str(number) for number in range(40)]
     unchanged = batch_of(idle.client.post(f"/api/batches/{uuid}/retry"))
     assert (unchanged["status"], unchanged["updatedAt"]) == (done["status"], done["updatedAt"])
+
+
+def test_a_canceled_batch_ends_though_a_record_cannot_be_read(idle: Mill) -> None:
+    sent = idle.send({}, {})
+    wait_until(lambda: idle.records.zcard(f"batch:{sent['uuid']}:queued") == 2)
+    lost = next(idle.items(sent["uuid"]))["recordId"]
+    idle.records.hset(f"job:{lost}", "record", "{}")
+    idle.client.post(f"/api/batches/{sent['uuid']}/cancel")
+    done = idle.ended(sent["uuid"])
+    assert (done["status"], done["counts"]["canceled"], done["counts"]["failed"]) == ("CANCELED", 1, 1)
+    assert [line["error"]["code"] for line in results(done)] == ["UNREADABLE_RECORD", "CANCELED"]
+
+
+def test_a_batch_waits_while_its_team_has_no_room(tmp_path: Path) -> None:
+    with ExitStack() as living:
+        idle = Mill(tmp_path, living, {"REDUXQ_TEAMS__OPEN_JOBS": "4"})
+        other = idle.send({}, {})
+        wait_until(lambda: idle.records.zcard(f"batch:{other['uuid']}:queued") == 2)
+        sent = idle.send({}, {}, {})
+        assert idle.records.zcard(f"batch:{sent['uuid']}:queued") == 0
+        idle.worker("one", pace=0)
+        assert idle.ended(sent["uuid"])["counts"]["succeeded"] == 3
 
 
 @pytest.mark.parametrize("query", ["wait=61", "wait=soon"])

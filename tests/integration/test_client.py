@@ -78,6 +78,8 @@ def test_the_same_idempotency_key_gives_the_same_job(ours: Path) -> None:
         assert first.uuid == again.uuid
         with pytest.raises(errors.IdempotencyKeyReused):
             client.variations.create(key, idempotency_key="once", num_outputs=2, **QUICK)
+        first, again = (client.variations.create("cat.png", idempotency_key="file", **QUICK) for _ in range(2))
+        assert first.uuid == again.uuid
 
 
 def test_a_refusal_names_the_field(ours: Path) -> None:

@@ -206,6 +206,14 @@ def test_the_key_goes_to_the_service_and_not_where_its_links_lead(tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_no_file_is_written_outside_the_folder_whatever_the_service_says(tmp_path: Path) -> None:
+    told = ai_record("SUCCESS", temporaryUrls=["http://127.0.0.1/a.webp"])
+    told["aiRecord"]["uuid"] = "../u"
+    with served(Answer(body=told)) as (client, _), pytest.raises(errors.ReduxqError, match="leads out of"):
+        client.jobs.get("u").download(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_seeds_are_those_of_the_variations_that_were_not_withheld() -> None:
     told = ai_record("SUCCESS", seeds=[1, 2, 3], flagged=[{"seed": 2, "score": 0.9}])
     with served(Answer(body=told)) as (client, _):
