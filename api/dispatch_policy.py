@@ -15,35 +15,27 @@ from shared.jobs import Lane
 class Room(NamedTuple):
     """How many jobs find room."""
 
-    slots: int  #: of any lane
+    slots: int  #: of any lane but the low one, besides what that has
     previews: int  #: besides
+    low: int  #: where nobody else takes it
 
 
-def window(workers: Room, *, others: int, previews: int, headroom: int) -> Room:
+def window(workers: Room, *, others: int, previews: int, low: int, headroom: int) -> Room:
     """Return for how many more jobs messages may be published.
 
     Args:
         workers: What all living workers can hold; with nothing published if there is none.
-        others: Jobs held now, or published and not yet claimed, that are no previews.
+        others: Jobs held now, or published and not yet claimed, that are no previews and not low.
         previews: Those that are; if they are more than their own room holds, they take that of others.
+        low: Those of low priority, which take nobody else's room.
         headroom: Messages beyond the free room of either kind, so that none waits for the dispatcher.
     """
     if not any(workers):
-        return Room(0, 0)
+        return Room(0, 0, 0)
     own = workers.previews + headroom if workers.previews else 0
     in_slots = others + max(0, previews - own)
-    return Room(max(0, workers.slots + headroom - in_slots), max(0, own - previews))
-
-
-class Reserve(NamedTuple):
-    """Room that jobs of low priority leave to others, for what is published is taken in order."""
-
-    slots: int = 0  #: of the room
-    small: int = 0  #: TFLOP; a job of at most so much holds nobody up
-    since_us: int = 0  #: one that was accepted before has waited long enough
-
-    def binds(self, job: Waiting) -> bool:
-        return job.queue.lane is Lane.LOW and job.work > self.small and job.accepted_us >= self.since_us
+    slots = max(0, workers.slots + headroom - in_slots)
+    return Room(slots, max(0, own - previews), max(0, min(slots, workers.low + headroom - in_slots - low)))
 
 
 def choose(
@@ -53,11 +45,11 @@ def choose(
     room: Room,
     now_us: int,
     ageing: timedelta,
-    reserve: Reserve = Reserve(),  # noqa: B008  it is a value
 ) -> tuple[list[Waiting], Shares]:
     """Return the next jobs to publish, in order, and how the work is shared with them.
 
-    A preview finds room besides if there is any left, or else among the others.
+    A preview finds room besides if there is any left, or else among the others. A low job finds room that is nobody
+    else's, even where it has waited so long that it goes first.
     Lanes go in their order, and a job moves up one lane for each ``ageing`` that it has waited. Within a lane the team
     goes first that was given least; then the older job. What teams were given is measured in virtual time, so that one
     that comes back after a pause begins beside the others instead of catching up (start-time fair queueing: Goyal,
@@ -70,13 +62,12 @@ def choose(
         room: How many jobs at most.
         now_us: The time in microseconds.
         ageing: See above.
-        reserve: What low jobs leave free.
     """
     queues = defaultdict[Queue, deque[Waiting]](deque)
     for job in waiting:
         queues[job.queue].append(job)
     clock, shares = given.clock, dict(given.teams)
-    slots, besides = room
+    slots, besides, low = room
     chosen: list[Waiting] = []
 
     def turn(job: Waiting) -> tuple[int, int, int, str]:
@@ -88,8 +79,8 @@ def choose(
         return max(clock, shares.get(team_id, 0))
 
     def fits(job: Waiting) -> bool:
-        if reserve.binds(job):
-            return slots > reserve.slots
+        if job.queue.lane is Lane.LOW:
+            return low > 0
         return bool(slots or (besides and job.queue.lane is Lane.PREVIEW))
 
     while fitting := [queue for queue, own in queues.items() if fits(own[0])]:
@@ -98,7 +89,8 @@ def choose(
         if besides and queue.lane is Lane.PREVIEW:
             besides -= 1
         else:
-            slots -= 1
+            slots -= queue.lane is not Lane.LOW
+            low -= 1
         chosen.append(job)
         shares[queue.team_id] = _start(queue.team_id) + job.work
         if not queues[queue]:

@@ -7,7 +7,7 @@ lead acts. Whatever it forgets at a crash it reads again from the records.
 
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,7 +23,7 @@ from prometheus_client import REGISTRY
 from api import dispatch_metrics
 from api.batch_feeder import Feeder
 from api.dispatch_metrics import Standing
-from api.dispatch_policy import Reserve, Room, choose, window
+from api.dispatch_policy import Room, choose, window
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
 from shared import backlog, dispatch_store, transitions
@@ -41,7 +41,7 @@ from shared.log import about
 from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, connect, run, together
-from shared.queue import PREVIEWS, QUEUE, Broker
+from shared.queue import LOW, PREVIEWS, QUEUE, QUEUES, Broker
 from shared.settings import Settings
 from shared.startup import start
 
@@ -50,7 +50,6 @@ log = structlog.get_logger(__name__)
 LEAD: Final = timedelta(seconds=2)  #: a silent leader is replaced after this
 ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when nobody rings
 GATHER: Final = 0.02  #: seconds between two looks in a rush: what is accepted meanwhile goes out in one go
-LOW_HELD: Final = 2  #: large jobs of low priority for each worker at a time: one that runs, and the next
 RUSH: Final = 4  #: jobs that go out in one round; with fewer each is worth a look of its own
 PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
 TELL: Final = 1.0  #: seconds between two accounts of what waits
@@ -115,7 +114,7 @@ class Dispatcher:
             self._end_late_jobs(late, now)
             self._repair()
             self._publish(lives.values(), under_way, running)
-            self._publish_again(besides=any(life.previews for life in lives.values()))
+            self._publish_again(_queues(lives.values()))
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -175,7 +174,7 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self, *, besides: bool) -> None:
+    def _publish_again(self, queues: Mapping[Lane, str]) -> None:
         """Send the messages again that were sent a while ago and that neither the broker nor a worker has."""
         patience = self._settings.dispatcher.republish_seconds
         now, overdue = self._run(dispatch_store.overdue(patience, BATCH))
@@ -184,9 +183,9 @@ class Dispatcher:
             lost = [job_id for job_id in overdue if job_id not in there]
             look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
             whole = [record for record in self._run(together(look)) if record]
-            previews = {record.id for record in whole if besides and record.lane is Lane.PREVIEW}
+            where = {record.id: queues[record.lane] for record in whole if record.lane in queues}
             again = self._run(dispatch_store.mark_again([record.id for record in whole], now))
-            self._send(again, previews, again=True)
+            self._send(again, where, again=True)
             dispatch_metrics.REPUBLISHED.inc(len(again))
 
     def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
@@ -201,9 +200,12 @@ class Dispatcher:
         )
         self._tell(state, running)
         rules = self._settings.dispatcher
-        taken, workers = under_way + len(running), Room(state.slots, sum(life.previews for life in lives))
-        previews = self._run(dispatch_store.previews_under_way(running)) if workers.previews else 0
-        free = window(workers, others=taken - previews, previews=previews, headroom=rules.headroom)
+        queues, lanes = _queues(lives), self._run(dispatch_store.lanes_under_way(running))
+        previews, low = (lanes[lane] if lane in queues else 0 for lane in (Lane.PREVIEW, Lane.LOW))
+        slots = sum(life.normal or 0 for life in lives) if Lane.LOW in queues else state.slots
+        workers = Room(slots, sum(life.previews for life in lives), state.slots)
+        others = under_way + len(running) - previews - low
+        free = window(workers, others=others, previews=previews, low=low, headroom=rules.headroom)
         room = Room(*(min(each, BATCH) for each in free))
         if any(room):
             heads: list[Program[Any]] = [
@@ -213,23 +215,19 @@ class Dispatcher:
             ]
             waiting, shares, now = self._run(together(heads))
             now_us = int(self._clock.now().timestamp() * 1e6)
-            kept, ageing = max(0, state.slots + rules.headroom - LOW_HELD * state.workers), rules.ageing_seconds
-            since_us = now_us - ageing // timedelta(microseconds=1)
-            reserve = Reserve(kept, self._settings.jobs.preview_teraflops, since_us)
-            batch, given = choose(waiting, shares, room=room, now_us=now_us, ageing=ageing, reserve=reserve)
+            batch, given = choose(waiting, shares, room=room, now_us=now_us, ageing=rules.ageing_seconds)
             # Marked first: a claim removes the mark, and must find it there.
             marked = self._run(dispatch_store.mark_published(batch, given, now)) if batch else False
             if marked:
-                besides = [job.job_id for job in batch if job.queue.lane is Lane.PREVIEW][: room.previews]
-                self._send([job.job_id for job in batch], besides, again=False)
+                besides = [job.job_id for job in batch if job.queue.lane is Lane.PREVIEW][room.previews :]
+                where = {job.job_id: queues[job.queue.lane] for job in batch if job.queue.lane in queues}
+                self._send([job.job_id for job in batch], where | dict.fromkeys(besides, QUEUE), again=False)
 
-    def _send(self, jobs: list[JobId], previews: Collection[JobId], *, again: bool) -> None:
-        """Publish jobs; those among the ``previews`` where busy workers take them too."""
-        besides = [job_id for job_id in jobs if job_id in previews]
-        others = [job_id for job_id in jobs if job_id not in previews]
+    def _send(self, jobs: list[JobId], where: Mapping[JobId, str], *, again: bool) -> None:
+        """Publish jobs, in the queue of all if no other is named."""
         self._sent += len(jobs)
-        for queue, own in ((PREVIEWS, besides), (QUEUE, others)):
-            if own:
+        for queue in QUEUES:
+            if own := [job_id for job_id in jobs if where.get(job_id, QUEUE) == queue]:
                 self._broker.publish(own, queue)
                 log.info("published", jobs=own, queue=queue, again=again)
 
@@ -247,6 +245,12 @@ class Dispatcher:
     def _run(self, program: Program[T]) -> T:
         self._beat()
         return run(self._records, program)
+
+
+def _queues(lives: Collection[WorkerLife]) -> dict[Lane, str]:
+    """Return the lanes that have a queue of their own: previews if a worker takes them, low if all living ones do."""
+    previews = {Lane.PREVIEW: PREVIEWS} if any(life.previews for life in lives) else {}
+    return previews | ({Lane.LOW: LOW} if all(life.normal is not None for life in lives) else {})
 
 
 def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:

@@ -4,7 +4,7 @@ What lapses lapses by the server's clock. Deadlines, ageing and webhooks compare
 their clocks must agree within a second or so.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Self
@@ -38,12 +38,13 @@ class WorkerLife(NamedTuple):
     speed: float  #: TFLOP/s; 0: it has not run a job yet
     previews: int = 0  #: previews it holds or would take besides
     gpu: str = ""  #: UUID of the GPU that it has to itself, if it does
+    normal: int | None = None  #: the same as slots without jobs of low priority; None: it has no queue for those
 
     @classmethod
-    def parse(cls, told: str, previews: str | None, gpu: str | None) -> Self:
+    def parse(cls, told: str, previews: str | None, gpu: str | None, normal: str | None) -> Self:
         """Read what :func:`announce_worker` wrote, or earlier releases did, which told less."""
         slots, speed, *_ = *told.split(), 0
-        return cls(int(slots), float(speed), int(previews or 0), gpu or "")
+        return cls(int(slots), float(speed), int(previews or 0), gpu or "", int(normal) if normal else None)
 
 
 class Waiting(NamedTuple):
@@ -74,8 +75,8 @@ class Figures(NamedTuple):
 
 def announce_worker(name: str, life: WorkerLife, lasts: timedelta) -> Program[None]:
     """Say that a warm worker lives."""
-    told = dict(zip(_places(name), (f"{life.slots} {life.speed:.6g}", str(life.previews), life.gpu), strict=True))
-    alive: list[Command] = [("SET", place, value, "PX", _ms(lasts)) for place, value in told.items()]
+    told = (f"{life.slots} {life.speed:.6g}", life.previews, life.gpu, "" if life.normal is None else life.normal)
+    alive: list[Command] = [("SET", *each, "PX", _ms(lasts)) for each in zip(_places(name), told, strict=True)]
     yield from commit([], [("SADD", WORKERS, name), *alive])
 
 
@@ -147,13 +148,13 @@ def work_of(jobs: Sequence[JobId]) -> Program[int]:
     return sum(int(work or 0) for work in (yield from _told(jobs, "work")))
 
 
-def previews_under_way(running: Sequence[JobId]) -> Program[int]:
-    """Return how many of the published and the running jobs are previews.
+def lanes_under_way(running: Sequence[JobId]) -> Program[Counter[str | None]]:
+    """Return how many of the published and the running jobs each lane has.
 
     Of a job of the release before nobody knows until its claim.
     """
     published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
-    return (yield from _told([*published, *running], "lane")).count(Lane.PREVIEW)
+    return Counter((yield from _told([*published, *running], "lane")))
 
 
 def published_count() -> Program[int]:
@@ -280,9 +281,9 @@ def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
         yield ("ZADD", DELIVERIES, "XX", *(part for name in names for part in (until.timestamp(), name)))
 
 
-def _places(name: str) -> tuple[str, str, str]:
-    """Return where slots and speed stand, previews, and GPU: releases before would stumble over more in one."""
-    return f"worker:{name}", f"worker:{name}:previews", f"worker:{name}:gpu"
+def _places(name: str) -> tuple[str, ...]:
+    """Return where slots and speed stand, and each part told since: releases before would stumble over more in one."""
+    return f"worker:{name}", *(f"worker:{name}:{part}" for part in ("previews", "gpu", "normal"))
 
 
 def _told(jobs: Sequence[JobId], field: str) -> Program[list[str | None]]:

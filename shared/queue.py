@@ -1,4 +1,4 @@
-"""Celery as we use it: ids in two queues, no results, no redelivery."""
+"""Celery as we use it: ids in three queues, no results, no redelivery."""
 
 import json
 import math
@@ -19,6 +19,8 @@ from shared.ids import JobId
 TASK: Final = "reduxq.vary"
 QUEUE: Final = "gpu"
 PREVIEWS: Final = "gpu.previews"  #: previews that a busy worker takes besides what it runs
+LOW: Final = "gpu.low"  #: jobs of low priority, which keep a worker from no other
+QUEUES: Final = (PREVIEWS, LOW, QUEUE)
 CONFIGURATION: Final[dict[str, Any]] = {
     "task_default_queue": QUEUE,
     "task_ignore_result": True,
@@ -99,7 +101,7 @@ class Broker:
         """
         with self._producer() as producer:
             client: redis.Redis = producer.channel.client  # type: ignore[union-attr]
-            found: list[Any] = [client.lrange(queue, 0, -1) for queue in (PREVIEWS, QUEUE)]
+            found: list[Any] = [client.lrange(queue, 0, -1) for queue in QUEUES]
         return {job_id for messages in found for message in messages if (job_id := _job_of(message))}
 
     @contextmanager

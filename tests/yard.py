@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
-from shared.jobs import JobRecord, JobStatus
+from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import run
 from shared.transitions import cancel
 from tests import servers
@@ -41,8 +41,8 @@ class Yard(Ground):
         assert worker.poll() is None, self.log(name)
         return worker
 
-    def accept(self, **parameters: Any) -> JobId:
-        job = record(datetime.now(UTC), **{"megapixels": "0.25"} | parameters)
+    def accept(self, lane: Lane = Lane.NORMAL, **parameters: Any) -> JobId:
+        job = record(datetime.now(UTC), **{"megapixels": "0.25"} | parameters).model_copy(update={"lane": lane})
         run(self.records, STORE.accept(job))
         return job.id
 

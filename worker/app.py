@@ -34,7 +34,7 @@ from worker.work import Model
 log = structlog.get_logger(__name__)
 
 LEAD: Final = 0.5  #: seconds before the engine is free in which the next job may be claimed and its source read
-GLANCE: Final = 0.1  #: seconds between two looks of a busy worker for previews, so that an idle one gets them first
+GLANCE: Final = 0.1  #: seconds between two looks of a busy worker for what goes ahead: an idle one gets it first
 WAIT: Final = 1.0  #: seconds after which a job that the engine has not begun keeps no other out
 NOTICE: Final = 1.5  #: seconds before the engine is free in which the dispatcher may publish the next job
 
@@ -52,7 +52,7 @@ class Worker:
         records = connect(settings.records.url.get_secret_value())
         store = JobStore(settings.jobs.lease_seconds)
         self._clock = Clock()
-        self._asks_at = 0.0  #: monotonic; when a busy worker looks for previews again
+        self._asks_at = 0.0  #: monotonic; when a busy worker looks again for what goes ahead
         beat = heartbeat(chosen.heartbeat_file)
         self._engine = Engine(model, self._clock, chosen.stall_seconds, chosen.call_tokens, beat)
         self._keeper = LeaseKeeper(records, store, self._clock, name=self._name, life=self._life)
@@ -81,7 +81,7 @@ class Worker:
         follow_in_background(self._settings, self._keeper.doubt, self._clock, stop)
         log.info("ready", worker=self._name)
         try:
-            _consume(app, self._name, self._chosen.slots + self._chosen.previews)
+            _consume(app, self._name, 2 * self._chosen.slots + self._chosen.previews)
         finally:
             stop.set()
             self._keeper.stop()
@@ -89,33 +89,42 @@ class Worker:
 
     def _life(self) -> WorkerLife:
         """Return what the dispatcher may count on: room for jobs held, and for the next one if its time comes soon."""
-        leases = self._keeper.held()
-        slots = self._in_slots(leases) + self._takes_any(NOTICE, len(leases))
-        return WorkerLife(slots, self._engine.speed, self._chosen.previews, self._gpu)
+        slots, normal = (self._in_slots(held[0]) + self._takes_next(NOTICE, *held) for held in self._held())
+        return WorkerLife(slots, self._engine.speed, self._chosen.previews, self._gpu, normal)
 
     def _opened(self, held: int) -> list[str]:
-        """Return the queues from which the worker takes another message while it has so many."""
-        if self._takes_any(LEAD, held):
-            return [queue.PREVIEWS, queue.QUEUE]
-        leases, now = self._keeper.held(), self._clock.monotonic()
-        previews = sum(lease.preview for lease in leases) + held - len(leases)  # what is not claimed yet may be one
-        if previews >= self._chosen.previews or self._keeper.resting() or now < self._asks_at:
+        """Return the queues from which the worker takes another message while it has so many.
+
+        Those of low priority stand before the normal ones, which come to the worker and go ahead of them all the same.
+        """
+        (leases, left), normal = self._held()
+        now, unclaimed = self._clock.monotonic(), held - len(leases)
+        if unclaimed <= 0 and self._takes_next(LEAD, leases, left):
+            return [queue.PREVIEWS, queue.LOW, queue.QUEUE]
+        if self._keeper.resting() or now < self._asks_at:
             return []
         self._asks_at = now + GLANCE
-        return [queue.PREVIEWS]
+        previews = sum(lease.preview for lease in leases) + unclaimed  # what is not claimed yet may be one
+        opened = [queue.PREVIEWS] if previews < self._chosen.previews else []
+        return [*opened, queue.QUEUE] if unclaimed <= 0 and self._takes_next(LEAD, *normal) else opened
 
-    def _takes_any(self, seconds: float, held: int) -> bool:
-        """Say whether the engine needs its next job so soon, since it has begun all that take a slot.
+    def _held(self) -> tuple[tuple[list[Lease], float], tuple[list[Lease], float]]:
+        """Return the leases, and in how many seconds the engine is done: of all jobs, and without low priority."""
+        leases = self._keeper.held()
+        normal = [lease for lease in leases if not lease.low]
+        return (leases, self._engine.seconds_left), (normal, self._engine.normal_left)
+
+    def _takes_next(self, seconds: float, leases: list[Lease], left: float) -> bool:
+        """Say whether the engine needs its next job so soon, since it has begun all of these that take a slot.
 
         Previews beside the slots keep nobody out: they may follow each other without end.
         """
-        leases = self._keeper.held()
-        if self._keeper.resting() or held > len(leases) or self._in_slots(leases) >= self._chosen.slots:
+        if self._keeper.resting() or self._in_slots(leases) >= self._chosen.slots:
             return False
         late = self._clock.monotonic() - WAIT  # what takes longer to prepare must not keep the engine idle
         unbegun = [lease for lease in leases if lease.progress is None and lease.since > late]
         running = [lease for lease in leases if lease.progress and lease.progress.step < lease.progress.steps]
-        nearly_free = self._engine.seconds_left <= seconds or not self._in_slots(unbegun + running)
+        nearly_free = left <= seconds or not self._in_slots(unbegun + running)
         return nearly_free and not self._in_slots(unbegun)
 
     def _in_slots(self, leases: list[Lease]) -> int:
@@ -146,7 +155,7 @@ def _consume(app: Celery, name: str, threads: int) -> None:
         hostname=f"celery@{name}",
         pool_cls=get_implementation("threads"),
         concurrency=threads,
-        queues=[queue.PREVIEWS, queue.QUEUE],
+        queues=queue.QUEUES,
         without_gossip=True,
         without_mingle=True,
         quiet=True,

@@ -7,7 +7,7 @@ and leave between calls, so a cancel takes effect within one call and a preview 
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -60,6 +60,7 @@ class Engine:
         self._paces: deque[float] = deque(maxlen=PACES)  #: TFLOP/s
         self.speed = 0.0  #: TFLOP/s of the last calls; 0 before the first
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
+        self.normal_left = 0.0  #: the same without jobs of low priority
         self._calls = 0
         self._idled = True  #: before this call
         self._failures = 0  #: of the model, unexpected, since the last success
@@ -241,6 +242,10 @@ class Engine:
 
     def _tell(self) -> None:
         """Say how much there is left to do."""
-        left = sum(work.flight().left for work in self._works)
-        self.seconds_left = left / self.speed if self.speed else float("inf") if left else 0.0
+        self.seconds_left = self._seconds(self._works)
+        self.normal_left = self._seconds(work for work in self._works if not work.watch.low)
         metrics.jobs(begun=sum(bool(work.rows) for work in self._works), all_of_them=len(self._works))
+
+    def _seconds(self, works: Iterable[Work]) -> float:
+        left = sum(work.flight().left for work in works)
+        return left / self.speed if self.speed else float("inf") if left else 0.0

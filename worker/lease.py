@@ -32,7 +32,7 @@ class Lease:
     def __init__(self, record: JobRecord, clock: Clock) -> None:
         self.job_id: JobId = record.id
         self.attempt = record.attempt
-        self.preview = record.lane is Lane.PREVIEW
+        self.preview, self.low = record.lane is Lane.PREVIEW, record.lane is Lane.LOW
         self.since = clock.monotonic()
         self.progress: Progress | None = None  #: None: the engine has not begun it
         self.told: Progress | None = None
@@ -91,7 +91,7 @@ class LeaseKeeper:
         self._name = name
         self._life = life
         self._pause = store.lease.total_seconds() / RENEWALS
-        self._announced = ((0, 0), -math.inf)  #: slots and previews, when
+        self._announced: tuple[object, float] = (None, -math.inf)  #: room for jobs of each kind, when
         self._failures = 0  #: attempts that failed since the last that did not
         self._rests_until = -math.inf
         self._leases: set[Lease] = set()
@@ -179,7 +179,7 @@ class LeaseKeeper:
         life, now = self._life(), self._clock.monotonic()
         if self.resting():
             life = life._replace(previews=min(life.previews, sum(lease.preview for lease in self.held())))
-        room, (told, at) = (life.slots, life.previews), self._announced
+        room, (told, at) = life._replace(speed=0), self._announced
         if self._retired or (room == told and now - at < self._pause):
             return
         if self._try(announce_worker(self._name, life, self._store.lease)):

@@ -8,7 +8,7 @@ from shared.cost import decode_teraflops, step_teraflops
 from shared.images import Picture, Source
 from shared.jobs import Recipe
 from shared.sizes import Size
-from worker.policy import Flight
+from worker.policy import LOW_PATIENCE, PATIENCE, Flight
 
 
 class OutOfMemory(Exception):
@@ -48,6 +48,8 @@ class Model(Protocol):
 
 class Watch(Protocol):
     """Who follows a job while the engine has it."""
+
+    low: bool  #: whether others go first
 
     def check(self) -> None:
         """Raise the error that ends the job here, if one does."""
@@ -103,4 +105,5 @@ class Work:
             total=len(recipe.seeds) * (recipe.num_inference_steps * step + decode),
             arrived=self.arrived,
             served=self.served,
+            patience=LOW_PATIENCE if self.watch.low else PATIENCE,
         )

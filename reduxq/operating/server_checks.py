@@ -19,7 +19,7 @@ from shared.errors import StorageUnavailable
 from shared.ids import AssetKey
 from shared.object_store import ObjectStore
 from shared.programs import connect, run
-from shared.queue import PREVIEWS, QUEUE
+from shared.queue import QUEUES
 
 OLDEST: Final = (7, 2)  #: Redis version with WAITAOF; Valkey tells the one that it is compatible with
 CONFIGURED: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -71,7 +71,7 @@ def broker(site: Site) -> Iterator[Finding]:
     """Look at whether messages arrive and stay."""
     with _server(site.settings.broker.url) as server:
         yield from _kept(server, server.info())
-        waiting: Any = [server.llen(name) for name in (PREVIEWS, QUEUE)]
+        waiting: Any = [server.llen(name) for name in QUEUES]
         yield Finding(Level.OK, f"{sum(waiting)} messages wait for workers")
 
 

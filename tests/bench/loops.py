@@ -60,6 +60,8 @@ class Spent(NamedTuple):
 class Patience:
     """A job that nobody cancels."""
 
+    low = False
+
     def check(self) -> None:
         """Go on."""
 

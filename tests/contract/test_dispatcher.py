@@ -16,7 +16,7 @@ from shared.job_index import Queue
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import connect, run
-from shared.queue import PREVIEWS, QUEUE, Broker
+from shared.queue import LOW, PREVIEWS, QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, Settings
 from shared.transitions import cancel, fail_attempt, finish
 from tests import queues
@@ -280,6 +280,27 @@ def test_a_worker_of_a_release_before_stops_nobody(
     assert broker.waiting() == jobs
     with connect(f"{valkey}/1") as client:
         assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (2, 0)
+
+
+@pytest.mark.parametrize("other", [None, 2])
+def test_low_jobs_have_a_queue_of_their_own_once_every_worker_looks_there(
+    other: int | None, dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
+) -> None:
+    for name, normal in (("one", 2), ("two", other)):
+        life = dispatch_store.WorkerLife(slots=2, speed=0, normal=normal)
+        run(records, dispatch_store.announce_worker(name, life, timedelta(minutes=1)))
+    low = {accept(records, lane=Lane.LOW) for _ in range(6)}
+    dispatcher.round()
+    normal_jobs = [accept(records) for _ in range(6)]
+    with connect(f"{valkey}/1") as client:
+        assert (client.llen(QUEUE), client.llen(LOW)) == ((0, 5) if other else (5, 0))
+        dispatcher.round()
+        assert (client.llen(QUEUE), client.llen(LOW)) == ((5, 5) if other else (5, 0))
+        assert broker.waiting() - low == set(normal_jobs[:5] if other else [])
+        client.flushdb()
+        time.sleep(1.1)
+        dispatcher.round()
+        assert (client.llen(QUEUE), client.llen(LOW)) == ((5, 5) if other else (5, 0))
 
 
 def hold(records: redis.Redis, *jobs: JobId) -> None:

@@ -229,7 +229,7 @@ def test_two_dispatchers_never_lead_at_once(do: Do, sleep: Callable[[float], Non
 
 def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do, sleep: Callable[[float], None]) -> None:
     do(dispatch_store.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
-    two = WorkerLife(slots=3, speed=1.5, previews=2, gpu="GPU-7")
+    two = WorkerLife(slots=3, speed=1.5, previews=2, gpu="GPU-7", normal=2)
     do(dispatch_store.announce_worker("two", two, timedelta(seconds=9)))
     assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": two}
     sleep(0.4)

@@ -11,7 +11,7 @@ import redis
 
 from shared.errors import Unavailable
 from shared.ids import JobId
-from shared.queue import PREVIEWS, QUEUE, TASK, Broker, make_celery
+from shared.queue import PREVIEWS, QUEUE, QUEUES, TASK, Broker, make_celery
 from tests import servers
 from tests.servers import wait_until
 
@@ -32,7 +32,7 @@ def job_ids(count: int) -> list[JobId]:
     return [JobId(str(uuid4())) for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", [QUEUE, PREVIEWS])
+@pytest.mark.parametrize("name", QUEUES)
 def test_celery_delivers_what_was_published_in_that_order(url: str, name: str) -> None:
     jobs = job_ids(3)
     Broker(url).publish(jobs, name)

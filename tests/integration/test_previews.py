@@ -1,4 +1,4 @@
-"""Previews are begun at once by a worker that has no slot left, and keep nobody else from its slot."""
+"""Previews are begun at once by a worker that has no slot left, and normal jobs by one that runs low ones."""
 
 import time
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Any
 from shared.ids import JobId, TeamId
 from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import run
-from shared.queue import PREVIEWS, QUEUE, make_celery
+from shared.queue import QUEUES, make_celery
 from tests.samples import record
 from tests.yard import STORE, Yard
 
@@ -59,8 +59,8 @@ def test_previews_of_another_team_are_begun_at_once_though_every_slot_is_taken_a
         time.sleep(0.3)
     assert not desk.stored(large[-1]).started_at  # large jobs wait all the time
     asked: Any = make_celery(f"{yard.url}/1").control.inspect(timeout=5, limit=1)
-    assert asked.stats()["celery@one"]["pool"]["max-concurrency"] == 3
-    assert [queue["name"] for queue in asked.active_queues()["celery@one"]] == [PREVIEWS, QUEUE]
+    assert asked.stats()["celery@one"]["pool"]["max-concurrency"] == 4
+    assert [queue["name"] for queue in asked.active_queues()["celery@one"]] == list(QUEUES)
     desk.wait_for_all()
     begun = desk.begun()
     assert max(begun[seed] for seed in previews) < SOON
@@ -76,3 +76,16 @@ def test_previews_that_follow_each_other_without_end_keep_no_large_job_from_its_
         previews = [seed if not desk.stored(seed).finished else desk.accept(Lane.PREVIEW) for seed in previews]
         time.sleep(0.02)
     assert desk.stored(large).started_at
+
+
+def test_normal_jobs_are_begun_at_once_beside_a_low_one_that_takes_the_slot_and_waits_for_them(yard: Yard) -> None:
+    desk = Desk(yard)
+    low = [desk.accept(Lane.LOW) for _ in range(3)]
+    yard.denoising("one")
+    normal = [desk.accept(Lane.NORMAL) for _ in range(2)]
+    desk.wait_for_all()
+    begun = desk.begun()
+    assert begun[normal[0]] < SOON
+    ended = [seed for _, seed in sorted((str(desk.stored(seed).finished_at), seed) for seed in begun)]
+    assert ended[0] == normal[0]
+    assert ended.index(normal[1]) < ended.index(low[1])

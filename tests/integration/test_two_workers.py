@@ -3,8 +3,10 @@
 import signal
 from typing import NamedTuple
 
+import pytest
+
 from shared.ids import JobId
-from shared.jobs import JobStatus
+from shared.jobs import JobStatus, Lane
 from tests.yard import Yard
 
 PACE, STEPS, JOBS = 0.06, 28, 8
@@ -35,11 +37,14 @@ def idle_spans(busy: list[Span], whole: Span) -> list[Span]:
     return [Span(end, begin) for end, begin in zip(ends, begins, strict=True) if begin > end]
 
 
-def test_no_worker_idles_for_more_than_a_second_while_another_holds_a_job_it_has_not_begun(yard: Yard) -> None:
+@pytest.mark.parametrize("lane", [Lane.NORMAL, Lane.LOW])
+def test_no_worker_idles_for_more_than_a_second_while_another_holds_a_job_it_has_not_begun(
+    lane: Lane, yard: Yard
+) -> None:
     _, two = (yard.worker(name, pace=PACE, slots=JOBS) for name in ("one", "two"))
     two.send_signal(signal.SIGSTOP)  # so that the first could take all
     jobs: dict[int, JobId] = {
-        seed: yard.accept(seed=seed, num_inference_steps=STEPS) for seed in range(100, 100 + JOBS)
+        seed: yard.accept(lane, seed=seed, num_inference_steps=STEPS) for seed in range(100, 100 + JOBS)
     }
     yard.denoising("one")
     two.send_signal(signal.SIGCONT)

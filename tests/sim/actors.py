@@ -22,7 +22,7 @@ from shared.images import Source
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, ModelIdentity, Recipe
 from shared.programs import T, run
-from shared.queue import PREVIEWS, QUEUE
+from shared.queue import LOW, PREVIEWS, QUEUE
 from shared.queue import Broker as RealBroker
 from shared.settings import Settings
 from shared.transitions import Transition
@@ -111,7 +111,7 @@ class Ordered(dict[Any, None]):
 
 
 class WorkerProcess(Process):
-    """A worker without Celery: a thread for each slot takes messages, and one for each preview besides takes those."""
+    """A worker without Celery: threads for slots, low jobs and previews take messages of their queues."""
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
@@ -123,7 +123,7 @@ class WorkerProcess(Process):
         engine = SimEngine(self)
 
         def life() -> WorkerLife:
-            return WorkerLife(slots, engine.speed, previews)
+            return WorkerLife(slots, engine.speed, previews, normal=slots)
 
         self.keeper = LeaseKeeper(records, store, self.clock, name=name, life=life)
         self.keeper._leases = cast("Any", Ordered())
@@ -146,6 +146,7 @@ class WorkerProcess(Process):
         self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop))
         for slot in range(slots):
             self.spawn(f"slot {slot}", lambda: self._take([PREVIEWS, QUEUE]))
+            self.spawn(f"low {slot}", lambda: self._take([LOW]))
         for place in range(previews):
             self.spawn(f"preview {place}", lambda: self._take([PREVIEWS]))
 

@@ -99,7 +99,7 @@ def keys_forgotten() -> AbstractContextManager[Any]:
 
 def never_again() -> AbstractContextManager[Any]:
     """A message that was lost is not sent again."""
-    return patch.object(Dispatcher, "_publish_again", lambda _: None)
+    return patch.object(Dispatcher, "_publish_again", lambda *_: None)
 
 
 def lost_jobs_stay_lost() -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from shared.errors import EgressFailed, StorageUnavailable, Unavailable
 from shared.ids import AssetKey, JobId
 from shared.programs import SOCKET_TIMEOUT
-from shared.queue import PREVIEWS, QUEUE
+from shared.queue import QUEUES
 from tests.memory.objects import MemoryObjects
 from tests.memory.server import MemoryServer
 from tests.sim.checks import Checks
@@ -246,7 +246,7 @@ class Receiver:
 class Messages:
     """What lies in the broker."""
 
-    waiting: dict[str, deque[JobId]] = field(default_factory=lambda: {PREVIEWS: deque(), QUEUE: deque()})  #: by queue
+    waiting: dict[str, deque[JobId]] = field(default_factory=lambda: {queue: deque() for queue in QUEUES})  #: by queue
     arrived: Event = field(default_factory=Event)
 
 

@@ -34,7 +34,7 @@ def turns(lengths: Lengths, mine: Queue) -> list[JobId]:
         for each, count in lengths.items()
         for number in range(count)
     ]
-    room = Room(slots=len(waiting), previews=0)
+    room = Room(slots=len(waiting), previews=0, low=len(waiting))
     chosen, _ = choose(waiting, Shares(0, {}), room=room, now_us=0, ageing=timedelta(minutes=5))
     return [job.job_id for job in chosen]
 

@@ -26,6 +26,8 @@ SOURCE = Source(picture(), "digest")
 class Follower:
     """Notes the progress and ends the job before a step, if told to."""
 
+    low = False
+
     def __init__(self, end_at: int = -1, error: ReduxqError | None = None) -> None:
         self.seen: list[tuple[int, int]] = []
         self.end_at = end_at
@@ -274,6 +276,27 @@ def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None
     assert left[1] >= 9 * 0.02
     assert left[1] > left[5] > left[9] >= 0.02
     assert engine.seconds_left == 0.0
+
+
+def test_a_normal_job_goes_ahead_of_a_low_one_that_runs() -> None:
+    low, left = Follower(), list[tuple[float, float]]()
+    low.low = True
+
+    class Listener(Follower):
+        def check(self) -> None:
+            left.append((engine.seconds_left, engine.normal_left))
+
+    with running(model := PacedModel(pace=0.01)) as engine, ThreadPoolExecutor() as pool:
+        waits = pool.submit(engine.vary, SOURCE, recipe(seed=1, num_inference_steps=50), low)
+        while len(low.seen) < 3:
+            pass
+        engine.vary(SOURCE, recipe(seed=2, num_inference_steps=10), Listener())
+        assert not waits.done()
+        waits.result(10)
+    assert left[0][0] > left[0][1] == 0.0
+    assert left[-1][0] > left[-1][1] > 0.0
+    seeds = [seed for call in model.calls for seed in call]
+    assert seeds[seeds.index(2) :][:10].count(2) >= 9  # a low one has its small share
 
 
 def test_a_stopped_engine_has_finished_what_it_was_given() -> None:

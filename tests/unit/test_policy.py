@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shared.settings import WorkerSettings
 from shared.sizes import Size
 from tests.bench.deadlines import measure, oldest_first, ours, shortest_first
-from worker.policy import PATIENCE, SHARE, SPARE, Flight, pick
+from worker.policy import LOW_PATIENCE, PATIENCE, SHARE, SPARE, Flight, pick
 
 SMALL, LARGE = Size(512, 512), Size(1024, 1024)
 STEP = {SMALL: 25.0, LARGE: 79.0}  #: TFLOP
@@ -175,6 +175,31 @@ def test_nothing_starves_behind_a_stream_of_jobs_that_could_be_in_time() -> None
             late = late._replace(served=now)
     call = STEP[LARGE] / SPEED
     assert now - late.served < longest < (others + 1) * call / SHARE + 2 * call
+
+
+def test_a_normal_job_leads_though_low_ones_came_first_and_have_been_begun() -> None:
+    low = [flight(LARGE, steps=28, done=done, waited=9)._replace(patience=LOW_PATIENCE) for done in (27, 0)]
+    normal = flight(LARGE, rows=4, steps=50)
+    assert chosen([*low, normal])[0] == (2, 0)
+    assert chosen(low)[0] == (0, 0)
+    small = flight(rows=2, steps=28)
+    assert chosen([small._replace(patience=LOW_PATIENCE), small]) == [(1, 0), (1, 1)]
+
+
+def test_a_stream_of_normal_jobs_does_not_keep_a_low_one_for_ever() -> None:
+    low, now, others = flight(LARGE, steps=28)._replace(patience=LOW_PATIENCE), NOW, 0
+    while low.left > 0:
+        normal = flight(LARGE, steps=28)._replace(arrived=now, served=now)
+        while normal.left > 0 < low.left:
+            lead, _ = pick([low, normal], now=now, speed=SPEED, call_rows=lambda _: 1)[0]
+            now += STEP[LARGE] / SPEED
+            if lead == 0:
+                low = low._replace(left=low.left - low.step_work, served=now)
+            else:
+                normal = normal._replace(left=normal.left - normal.step_work, served=now)
+        others += 1
+    assert others > 10
+    assert now - NOW <= LOW_PATIENCE * low.total / SPEED
 
 
 def test_before_anything_is_measured_the_shorter_job_leads_and_then_the_one_that_came_first() -> None:
