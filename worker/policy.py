@@ -51,7 +51,8 @@ def pick(
     order, spare = _order(flights, now, speed)
     idle = min(order, key=lambda place: flights[place].served)
     share = min(MOST, SHARE * max(1.0, _lateness(flights[idle], now, speed) / 2) ** 3)
-    starves = share * speed * (now - flights[idle].served) > len(flights) * flights[idle].step_work
+    waits = share * speed * (now - flights[idle].served) > len(flights) * flights[idle].step_work
+    starves = waits and idle != order[0]
     lead = idle if starves else order[0]
     size, step, patience = flights[lead].size, flights[lead].step_work, flights[lead].patience
     room = call_rows(size)

@@ -215,3 +215,8 @@ def test_a_simulation_has_more_jobs_in_time_than_with_the_shortest_first_and_far
     assert by[ours].in_time > by[shortest_first].in_time + 0.01
     assert by[ours].in_time > by[oldest_first].in_time + 0.3
     assert by[ours].idle < by[shortest_first].idle
+
+
+def test_a_job_that_is_next_anyway_takes_all_its_rows_however_long_it_had_to_wait() -> None:
+    alone = flight(rows=4, done=5, waited=1000, idle=1000)
+    assert chosen([alone]) == [(0, 0), (0, 1), (0, 2), (0, 3)]
