@@ -7,7 +7,7 @@ lead acts. Whatever it forgets at a crash it reads again from the records.
 
 import signal
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,11 +23,11 @@ from prometheus_client import REGISTRY
 from api import dispatch_metrics
 from api.batch_feeder import Feeder
 from api.dispatch_metrics import Standing
-from api.dispatch_policy import Room, choose, window
+from api.dispatch_policy import Busy, Room, choose, window
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
 from shared import backlog, dispatch_store, transitions
-from shared.backlog import LANES, Backlog
+from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import follow_in_background
 from shared.dispatch_store import WorkerLife
@@ -36,12 +36,12 @@ from shared.errors import RecordsUnavailable, Unavailable
 from shared.heartbeat import heartbeat
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.jobs import JobRecord, JobStatus, Lane
+from shared.jobs import JobRecord, JobStatus
 from shared.log import about
 from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.programs import Program, T, connect, run, together
-from shared.queue import LOW, PREVIEWS, QUEUE, QUEUES, Broker
+from shared.queue import AHEAD, QUEUES, Broker
 from shared.settings import Settings
 from shared.startup import start
 
@@ -114,7 +114,7 @@ class Dispatcher:
             self._end_late_jobs(late, now)
             self._repair()
             self._publish(lives.values(), under_way, running)
-            self._publish_again(_queues(lives.values()))
+            self._publish_again()
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -174,7 +174,7 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self, queues: Mapping[Lane, str]) -> None:
+    def _publish_again(self) -> None:
         """Send the messages again that were sent a while ago and that neither the broker nor a worker has."""
         patience = self._settings.dispatcher.republish_seconds
         now, overdue = self._run(dispatch_store.overdue(patience, BATCH))
@@ -182,10 +182,9 @@ class Dispatcher:
             there = self._broker.waiting()
             lost = [job_id for job_id in overdue if job_id not in there]
             look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
-            whole = [record for record in self._run(together(look)) if record]
-            where = {record.id: queues[record.lane] for record in whole if record.lane in queues}
-            again = self._run(dispatch_store.mark_again([record.id for record in whole], now))
-            self._send(again, where, again=True)
+            whole = [record.id for record in self._run(together(look)) if record]
+            again = self._run(dispatch_store.mark_again(whole, now))
+            self._send(again, self._run(dispatch_store.went_ahead(again)), again=True)
             dispatch_metrics.REPUBLISHED.inc(len(again))
 
     def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
@@ -200,34 +199,37 @@ class Dispatcher:
         )
         self._tell(state, running)
         rules = self._settings.dispatcher
-        queues, lanes = _queues(lives), self._run(dispatch_store.lanes_under_way(running))
-        previews, low = (lanes[lane] if lane in queues else 0 for lane in (Lane.PREVIEW, Lane.LOW))
-        slots = sum(life.normal or 0 for life in lives) if Lane.LOW in queues else state.slots
-        workers = Room(slots, sum(life.previews for life in lives), state.slots)
-        others = under_way + len(running) - previews - low
-        free = window(workers, others=others, previews=previews, low=low, headroom=rules.headroom)
-        room = Room(*(min(each, BATCH) for each in free))
-        if any(room):
+        workers = Room(state.slots, sum(life.ahead for life in lives))
+        busy = self._run(dispatch_store.under_way(running)) if workers.ahead else []
+        ahead = sum(job.ahead for job in busy)
+        others = under_way + len(running) - ahead
+        free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)
+        room = free._replace(slots=min(free.slots, BATCH))
+        if room.slots or room.ahead:
             heads: list[Program[Any]] = [
-                dispatch_store.waiting(LANES if room.slots else {Lane.PREVIEW}, sum(room) + 1),
+                dispatch_store.waiting(room.slots + room.ahead + 1),
                 dispatch_store.shares(),
                 dispatch_store.server_seconds(),
             ]
             waiting, shares, now = self._run(together(heads))
-            now_us = int(self._clock.now().timestamp() * 1e6)
-            batch, given = choose(waiting, shares, room=room, now_us=now_us, ageing=rules.ageing_seconds)
+            plan = choose(
+                waiting,
+                shares,
+                room=room,
+                now_us=int(self._clock.now().timestamp() * 1e6),
+                ageing=rules.ageing_seconds,
+                busy=Busy(busy, speed / max(1, len(lives)), len(lives)),
+            )
             # Marked first: a claim removes the mark, and must find it there.
-            marked = self._run(dispatch_store.mark_published(batch, given, now)) if batch else False
+            marked = self._run(dispatch_store.mark_published(*plan, now)) if plan.jobs else False
             if marked:
-                besides = [job.job_id for job in batch if job.queue.lane is Lane.PREVIEW][room.previews :]
-                where = {job.job_id: queues[job.queue.lane] for job in batch if job.queue.lane in queues}
-                self._send([job.job_id for job in batch], where | dict.fromkeys(besides, QUEUE), again=False)
+                self._send([job.job_id for job in plan.jobs], plan.ahead, again=False)
 
-    def _send(self, jobs: list[JobId], where: Mapping[JobId, str], *, again: bool) -> None:
-        """Publish jobs, in the queue of all if no other is named."""
+    def _send(self, jobs: list[JobId], ahead: Collection[JobId], *, again: bool) -> None:
+        """Publish jobs, those that go ahead where busy workers look for them."""
         self._sent += len(jobs)
         for queue in QUEUES:
-            if own := [job_id for job_id in jobs if where.get(job_id, QUEUE) == queue]:
+            if own := [job_id for job_id in jobs if (job_id in ahead) == (queue == AHEAD)]:
                 self._broker.publish(own, queue)
                 log.info("published", jobs=own, queue=queue, again=again)
 
@@ -245,12 +247,6 @@ class Dispatcher:
     def _run(self, program: Program[T]) -> T:
         self._beat()
         return run(self._records, program)
-
-
-def _queues(lives: Collection[WorkerLife]) -> dict[Lane, str]:
-    """Return the lanes that have a queue of their own: previews if a worker takes them, low if all living ones do."""
-    previews = {Lane.PREVIEW: PREVIEWS} if any(life.previews for life in lives) else {}
-    return previews | ({Lane.LOW: LOW} if all(life.normal is not None for life in lives) else {})
 
 
 def _lose(record: JobRecord, *, limit: int, now: datetime) -> JobRecord:

@@ -4,9 +4,10 @@ What lapses lapses by the server's clock. Deadlines, ageing and webhooks compare
 their clocks must agree within a second or so.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Final, NamedTuple, Self
 
 from shared.ids import JobId, TeamId
@@ -21,6 +22,7 @@ from shared.job_index import (
     Queue,
     index,
     place,
+    progress_place,
     ring,
 )
 from shared.jobs import JobStatus, Lane
@@ -28,6 +30,8 @@ from shared.programs import Bounds, Command, Guard, Program, commit, lowest
 
 WORKERS: Final = "workers"  #: set of names of workers that were seen and may be gone
 LEADER: Final = "dispatcher:leader"
+AHEAD: Final = "1"  #: field of a published job that goes ahead of what runs
+SEEN: Final = 64  #: jobs that are compared with each other, at least, when few queues have any
 SHARES: Final = "queue:shares"  #: hash of what each team was given so far, in TFLOP; the clock of all under ""
 
 
@@ -36,15 +40,14 @@ class WorkerLife(NamedTuple):
 
     slots: int  #: jobs it holds or would take now
     speed: float  #: TFLOP/s; 0: it has not run a job yet
-    previews: int = 0  #: previews it holds or would take besides
+    ahead: int = 0  #: jobs that go ahead of others that it holds or would take besides
     gpu: str = ""  #: UUID of the GPU that it has to itself, if it does
-    normal: int | None = None  #: the same as slots without jobs of low priority; None: it has no queue for those
 
     @classmethod
-    def parse(cls, told: str, previews: str | None, gpu: str | None, normal: str | None) -> Self:
+    def parse(cls, told: str, ahead: str | None, gpu: str | None) -> Self:
         """Read what :func:`announce_worker` wrote, or earlier releases did, which told less."""
         slots, speed, *_ = *told.split(), 0
-        return cls(int(slots), float(speed), int(previews or 0), gpu or "", int(normal) if normal else None)
+        return cls(int(slots), float(speed), int(ahead or 0), gpu or "")
 
 
 class Waiting(NamedTuple):
@@ -54,6 +57,17 @@ class Waiting(NamedTuple):
     queue: Queue
     accepted_us: int
     work: int  #: TFLOP
+    again: bool = False  #: it was started before
+
+
+class UnderWay(NamedTuple):
+    """A job that was published or runs."""
+
+    lane: Lane
+    accepted_us: int
+    work: int  #: TFLOP
+    left: float  #: TFLOP
+    ahead: bool  #: whether it was published to go ahead of what runs
 
 
 class Shares(NamedTuple):
@@ -75,7 +89,7 @@ class Figures(NamedTuple):
 
 def announce_worker(name: str, life: WorkerLife, lasts: timedelta) -> Program[None]:
     """Say that a warm worker lives."""
-    told = (f"{life.slots} {life.speed:.6g}", life.previews, life.gpu, "" if life.normal is None else life.normal)
+    told: tuple[str | int, ...] = (f"{life.slots} {life.speed:.6g}", life.ahead, life.gpu)
     alive: list[Command] = [("SET", *each, "PX", _ms(lasts)) for each in zip(_places(name), told, strict=True)]
     yield from commit([], [("SADD", WORKERS, name), *alive])
 
@@ -145,16 +159,31 @@ def server_seconds() -> Program[float]:
 
 def work_of(jobs: Sequence[JobId]) -> Program[int]:
     """Return the work of all these jobs together, in TFLOP."""
-    return sum(int(work or 0) for work in (yield from _told(jobs, "work")))
+    return sum(int(work or 0) for (work,) in (yield from _told(jobs, "work")))
 
 
-def lanes_under_way(running: Sequence[JobId]) -> Program[Counter[str | None]]:
-    """Return how many of the published and the running jobs each lane has.
-
-    Of a job of the release before nobody knows until its claim.
-    """
+def under_way(running: Sequence[JobId]) -> Program[list[UnderWay]]:
+    """Return the published and the running jobs; what nobody told of one of the release before is taken for little."""
     published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
-    return Counter((yield from _told([*published, *running], "lane")))
+    jobs = [*published, *running]
+    told = yield from _told(jobs, "lane", "accepted", "work", "ahead")
+    progress = [None] * len(published) + (yield [("GET", progress_place(job_id)) for job_id in running])
+    return [
+        UnderWay(
+            lane=Lane(lane or Lane.NORMAL),
+            accepted_us=int(accepted or 0),
+            work=int(work or 0),
+            left=float(int(work or 0) * (1 - Fraction(done or 0))),
+            ahead=ahead == AHEAD,
+        )
+        for (lane, accepted, work, ahead), done in zip(told, progress, strict=True)
+    ]
+
+
+def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
+    """Return which of these jobs were published to go ahead of what runs."""
+    told = yield from _told(jobs, "ahead")
+    return {job_id for job_id, (ahead,) in zip(jobs, told, strict=True) if ahead == AHEAD}
 
 
 def published_count() -> Program[int]:
@@ -191,15 +220,19 @@ def drop_empty(queues: Iterable[Queue]) -> Program[None]:
         yield from commit(nothing, [("HDEL", BACKLOG, str(queue))])
 
 
-def waiting(lanes: Container[Lane], limit: int) -> Program[list[Waiting]]:
-    """Return the oldest jobs of each queue of these lanes."""
-    queues = [queue for queue in (yield from backlog()) if queue.lane in lanes]
-    pages = yield [("ZRANGE", queue.place, 0, limit - 1, "WITHSCORES") for queue in queues]
+def waiting(limit: int) -> Program[list[Waiting]]:
+    """Return the oldest jobs of each queue: so many, or more of each if there are few queues."""
+    queues = list((yield from backlog()))
+    each = max(limit, SEEN // max(1, len(queues)))
+    pages = yield [("ZRANGE", queue.place, 0, each - 1, "WITHSCORES") for queue in queues]
     found = [
         (queue, JobId(job_id), int(score)) for queue, page in zip(queues, pages, strict=True) for job_id, score in page
     ]
-    rows = zip(found, (yield from _told([job_id for _, job_id, _ in found], "work")), strict=True)
-    return [Waiting(job_id, queue, accepted, int(work or 0)) for (queue, job_id, accepted), work in rows]
+    told = yield from _told([job_id for _, job_id, _ in found], "work", "attempt")
+    return [
+        Waiting(job_id, queue, accepted, int(work or 0), again=int(attempt or 0) > 0)
+        for (queue, job_id, accepted), (work, attempt) in zip(found, told, strict=True)
+    ]
 
 
 def shares() -> Program[Shares]:
@@ -208,14 +241,22 @@ def shares() -> Program[Shares]:
     return Shares(found.pop(TeamId(""), 0), found)
 
 
-def mark_published(jobs: Sequence[Waiting], given: Shares, now: float) -> Program[bool]:
-    """Note that messages for these jobs go out now; False, and nothing noted, if one of them no longer waits."""
+def mark_published(jobs: Sequence[Waiting], ahead: Container[JobId], given: Shares, now: float) -> Program[bool]:
+    """Note that messages for these jobs go out now; False, and nothing noted, if one of them no longer waits.
+
+    Args:
+        jobs: To publish.
+        ahead: Those among them that go ahead of what runs.
+        given: How the work is shared with them.
+        now: The server's time.
+    """
     still = [Bounds(("ZSCORE", job.queue.place, job.job_id), least=1) for job in jobs]
     by_queue = defaultdict[Queue, list[JobId]](list)
     for job in jobs:
         by_queue[job.queue].append(job.job_id)
     moved: list[Command] = [("ZREM", queue.place, *there) for queue, there in by_queue.items()]
     moved.append(("ZADD", PUBLISHED, *(part for job in jobs for part in (now, job.job_id))))
+    moved += [("HSET", place(job.job_id), "ahead", AHEAD if job.job_id in ahead else "") for job in jobs]
     teams = {job.queue.team_id for job in jobs}
     counted = [part for team in sorted(teams) for part in (team, given.teams[team])]
     return (yield from commit(still, [*moved, ("HSET", SHARES, "", given.clock, *counted)]))
@@ -283,12 +324,12 @@ def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
 
 def _places(name: str) -> tuple[str, ...]:
     """Return where slots and speed stand, and each part told since: releases before would stumble over more in one."""
-    return f"worker:{name}", *(f"worker:{name}:{part}" for part in ("previews", "gpu", "normal"))
+    return f"worker:{name}", *(f"worker:{name}:{part}" for part in ("ahead", "gpu"))
 
 
-def _told(jobs: Sequence[JobId], field: str) -> Program[list[str | None]]:
-    """Return a field of each job's record."""
-    found: list[str | None] = yield [("HGET", place(job_id), field) for job_id in jobs]
+def _told(jobs: Sequence[JobId], *fields: str) -> Program[list[list[str | None]]]:
+    """Return fields of each job's record."""
+    found: list[list[str | None]] = yield [("HMGET", place(job_id), *fields) for job_id in jobs]
     return found
 
 

@@ -42,7 +42,7 @@ def effects(before: JobRecord | None, after: JobRecord, lease: timedelta) -> lis
     """Return all commands that a change of a record means; ``before`` is None for a new one."""
     text = after.model_dump_json(by_alias=True)
     fields = ("record", text, "version", after.version, "status", after.status, "attempt", after.attempt)
-    fixed = ("work", after.parameters.work, "lane", after.lane)
+    fixed = ("work", after.parameters.work, "lane", after.lane, "accepted", accepted_us(after))
     commands: list[Command] = [("HSET", place(after.id), *fields, *fixed)]
     if before is None or before.status is not after.status:
         commands += _moved(before, after, lease)

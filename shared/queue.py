@@ -1,4 +1,4 @@
-"""Celery as we use it: ids in three queues, no results, no redelivery."""
+"""Celery as we use it: ids in two queues, no results, no redelivery."""
 
 import json
 import math
@@ -18,9 +18,8 @@ from shared.ids import JobId
 
 TASK: Final = "reduxq.vary"
 QUEUE: Final = "gpu"
-PREVIEWS: Final = "gpu.previews"  #: previews that a busy worker takes besides what it runs
-LOW: Final = "gpu.low"  #: jobs of low priority, which keep a worker from no other
-QUEUES: Final = (PREVIEWS, LOW, QUEUE)
+AHEAD: Final = "gpu.ahead"  #: jobs that a busy worker takes besides what it runs, because they go ahead of that
+QUEUES: Final = (AHEAD, QUEUE)
 CONFIGURATION: Final[dict[str, Any]] = {
     "task_default_queue": QUEUE,
     "task_ignore_result": True,

@@ -130,8 +130,8 @@ class JobsSettings(_Group):
 
 
 class DispatcherSettings(_Group):
-    headroom: int = Field(1, ge=0)
-    """Messages published beyond the workers' free slots, so that none waits for the dispatcher"""
+    headroom: int = Field(0, ge=0)
+    """Messages published beyond the workers' free slots: none waits for the dispatcher, and none is overtaken"""
     republish_seconds: Seconds = Field(timedelta(seconds=5), gt=timedelta(0))
     """A published job that neither the broker nor a worker has is published again after this, in seconds"""
     ageing_seconds: Seconds = Field(timedelta(minutes=5), gt=timedelta(0))
@@ -151,8 +151,8 @@ class WorkerSettings(_Group):
     """What monitors call this worker, one name each; empty means host name and process id"""
     slots: int = Field(3, ge=1)
     """Jobs one worker holds at a time: one on the GPU, one loading, one storing"""
-    previews: int = Field(2, ge=0)
-    """Previews it takes besides, which go ahead of what it runs"""
+    ahead: int = Field(8, ge=0)
+    """Jobs it takes besides, which go ahead of what it runs; two of these places are kept for previews"""
     call_tokens: int = Field(4096, ge=1)
     """Image tokens that share a call of the transformer at most: one picture of 1 megapixel, four of 0.25"""
     grace_seconds: Seconds = Field(timedelta(seconds=30), ge=timedelta(0))

@@ -81,7 +81,7 @@ class Worker:
         follow_in_background(self._settings, self._keeper.doubt, self._clock, stop)
         log.info("ready", worker=self._name)
         try:
-            _consume(app, self._name, 2 * self._chosen.slots + self._chosen.previews)
+            _consume(app, self._name, self._chosen.slots + self._chosen.ahead)
         finally:
             stop.set()
             self._keeper.stop()
@@ -89,53 +89,46 @@ class Worker:
 
     def _life(self) -> WorkerLife:
         """Return what the dispatcher may count on: room for jobs held, and for the next one if its time comes soon."""
-        slots, normal = (self._in_slots(held[0]) + self._takes_next(NOTICE, *held) for held in self._held())
-        return WorkerLife(slots, self._engine.speed, self._chosen.previews, self._gpu, normal)
+        slots = self._in_slots(leases := self._keeper.held()) + self._takes_next(NOTICE, leases)
+        return WorkerLife(slots, self._engine.speed, self._chosen.ahead, self._gpu)
 
     def _opened(self, held: int) -> list[str]:
-        """Return the queues from which the worker takes another message while it has so many.
-
-        Those of low priority stand before the normal ones, which come to the worker and go ahead of them all the same.
-        """
-        (leases, left), normal = self._held()
-        now, unclaimed = self._clock.monotonic(), held - len(leases)
-        if unclaimed <= 0 and self._takes_next(LEAD, leases, left):
-            return [queue.PREVIEWS, queue.LOW, queue.QUEUE]
+        """Return the queues from which the worker takes another message while it has so many."""
+        leases, now = self._keeper.held(), self._clock.monotonic()
+        unclaimed = held - len(leases)
+        if unclaimed <= 0 and self._takes_next(LEAD, leases):
+            return [queue.AHEAD, queue.QUEUE]
         if self._keeper.resting() or now < self._asks_at:
             return []
         self._asks_at = now + GLANCE
-        previews = sum(lease.preview for lease in leases) + unclaimed  # what is not claimed yet may be one
-        opened = [queue.PREVIEWS] if previews < self._chosen.previews else []
-        return [*opened, queue.QUEUE] if unclaimed <= 0 and self._takes_next(LEAD, *normal) else opened
+        ahead = sum(lease.ahead for lease in leases) + unclaimed  # what is not claimed yet may be one
+        return [queue.AHEAD] if ahead < self._chosen.ahead else []
 
-    def _held(self) -> tuple[tuple[list[Lease], float], tuple[list[Lease], float]]:
-        """Return the leases, and in how many seconds the engine is done: of all jobs, and without low priority."""
-        leases = self._keeper.held()
-        normal = [lease for lease in leases if not lease.low]
-        return (leases, self._engine.seconds_left), (normal, self._engine.normal_left)
-
-    def _takes_next(self, seconds: float, leases: list[Lease], left: float) -> bool:
+    def _takes_next(self, seconds: float, leases: list[Lease]) -> bool:
         """Say whether the engine needs its next job so soon, since it has begun all of these that take a slot.
 
-        Previews beside the slots keep nobody out: they may follow each other without end.
+        Previews that went ahead keep nobody out: they may follow each other without end.
         """
         if self._keeper.resting() or self._in_slots(leases) >= self._chosen.slots:
             return False
         late = self._clock.monotonic() - WAIT  # what takes longer to prepare must not keep the engine idle
         unbegun = [lease for lease in leases if lease.progress is None and lease.since > late]
         running = [lease for lease in leases if lease.progress and lease.progress.step < lease.progress.steps]
-        nearly_free = left <= seconds or not self._in_slots(unbegun + running)
+        nearly_free = self._engine.seconds_left <= seconds or not self._in_slots(unbegun + running)
         return nearly_free and not self._in_slots(unbegun)
 
     def _in_slots(self, leases: list[Lease]) -> int:
-        """Return how many of these jobs take a slot: all but the previews for which there is room besides."""
-        return len(leases) - min(sum(lease.preview for lease in leases), self._chosen.previews)
+        """Return how many of these jobs take a slot: those that did not go ahead, or else one that is no preview."""
+        beside = min(sum(lease.ahead for lease in leases), self._chosen.ahead)
+        return max(len(leases) - beside, int(any(not lease.preview for lease in leases)))
 
     def _on_shutting_down(self, **_: object) -> None:
-        """Give running jobs the grace period, then take them away from the engine at its next step."""
-        grace = Timer(self._chosen.grace_seconds.total_seconds(), self._keeper.end_all, [ShuttingDown()])
+        """Hand back what does not fit into the grace period, and when that is over what still runs."""
+        seconds = self._chosen.grace_seconds.total_seconds()
+        grace = Timer(seconds, self._keeper.end_all, [ShuttingDown()])
         grace.daemon = True
         grace.start()
+        self._engine.close(seconds)
         self._keeper.retire()
 
 

@@ -4,10 +4,10 @@ A job becomes one trajectory for each variation. Which of them share the next ca
 and leave between calls, so a cancel takes effect within one call and a preview need not wait for what runs.
 """
 
+import math
 import os
-import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -19,11 +19,12 @@ import structlog
 
 from shared.clock import Clock
 from shared.cost import step_teraflops
-from shared.errors import ReduxqError
+from shared.errors import ReduxqError, ShuttingDown
 from shared.heartbeat import Beat, still
 from shared.images import Source
 from shared.jobs import Recipe
 from shared.sizes import Size
+from shared.turns import take_turns
 from worker import metrics
 from worker.policy import pick
 from worker.work import Model, OutOfMemory, Trajectory, Varied, Watch, Work
@@ -31,7 +32,14 @@ from worker.work import Model, OutOfMemory, Trajectory, Varied, Watch, Work
 log = structlog.get_logger(__name__)
 
 LOOK: Final = 0.5  #: seconds between two looks at whether the engine still makes calls
-PACES: Final = 15  #: newest calls that tell how fast the engine is; their median, for a first call may have compiled
+SHORTAGE: Final = 600.0  #: seconds for which a size has fewer rows in a call after the device's memory ran out
+PACES: Final = 15  #: newest calls that tell how fast the engine is, without the slowest, which may have compiled
+
+
+class _Silence:
+    """How long nothing was heard of something, in seconds."""
+
+    seconds = 0.0
 
 
 class Engine:
@@ -54,13 +62,15 @@ class Engine:
         self._stall = stall.total_seconds()
         self._call_tokens = call_tokens
         self._beat = beat
-        self._fits: dict[Size, int] = {}  #: rows, where the device's memory allows fewer
+        #: Rows, where the device's memory allowed fewer, and until when, monotonic, that is believed.
+        self._fits: dict[Size, tuple[int, float]] = {}
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._works: list[Work] = []
-        self._paces: deque[float] = deque(maxlen=PACES)  #: TFLOP/s
+        self._paces: deque[tuple[float, float]] = deque(maxlen=PACES)  #: TFLOP, and seconds for them
         self.speed = 0.0  #: TFLOP/s of the last calls; 0 before the first
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
-        self.normal_left = 0.0  #: the same without jobs of low priority
+        self._closes = math.inf  #: monotonic; what cannot be done by then is not begun or continued
+        self._beside = set[_Silence]()  #: what jobs' threads do that belongs to the model
         self._calls = 0
         self._idled = True  #: before this call
         self._failures = 0  #: of the model, unexpected, since the last success
@@ -78,19 +88,37 @@ class Engine:
         self._thread.join()
         self._stopped.set()
 
+    def close(self, seconds: float) -> None:
+        """From now on, let jobs go that the engine will not be through with in so many seconds."""
+        self._closes = self._clock.monotonic() + seconds
+
     def vary(self, source: Source, recipe: Recipe, watch: Watch) -> Varied:
         """Return a variation of the source for each seed; blocks until they are there.
 
         Raises:
+            ShuttingDown: If it would take longer than the engine still has.
             ReduxqError: What ``watch.check`` raised, which is asked before each call, or the model itself.
             Exception: Whatever else the model raised; the engine goes on with other jobs.
         """
-        work = Work(self._model.prepare(source, recipe), recipe, watch, self._clock.monotonic())
+        with self.watched():
+            prepared = self._model.prepare(source, recipe)
+        work = Work(prepared, recipe, watch, self._clock.monotonic())
         self._inbox.put(work)
         try:
-            return Varied([picture() for picture in work.done.result()], work.seconds)
+            made = work.done.result()
+            with self.watched():
+                return Varied([picture() for picture in made], work.seconds)
         finally:
             work.drop()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """End the process if the block hangs, as if a call of the model did."""
+        self._beside.add(silence := _Silence())
+        try:
+            yield
+        finally:
+            self._beside.discard(silence)
 
     def _run_or_die(self) -> None:
         """Run; without its engine the process could only renew leases for ever, so it ends and loses them."""
@@ -102,13 +130,16 @@ class Engine:
 
     def _watch(self) -> None:
         """End the process when the engine stalls; looks are counted, so that a frozen process is not a stalled one."""
-        silent, seen = 0.0, self._calls
+        own, seen = _Silence(), self._calls
         while not self._clock.wait(self._stopped, LOOK):
-            silent = silent + LOOK if self._works and self._calls == seen else 0.0
+            if not self._works or self._calls != seen:
+                own.seconds = 0.0
             seen = self._calls
-            if silent >= self._stall:
-                log.critical("the engine hangs, and the worker ends", seconds_without_a_step=silent)
-                os._exit(1)
+            for silence in (own, *self._beside):
+                silence.seconds += LOOK
+                if silence.seconds >= self._stall:
+                    log.critical("the engine hangs, and the worker ends", seconds_without_a_step=silence.seconds)
+                    os._exit(1)
             self._beat()
 
     def _run(self) -> None:
@@ -135,8 +166,21 @@ class Engine:
                 work.watch.check()
             except ReduxqError as error:
                 self._leave(work, error.with_traceback(None))
+        if self._closes < math.inf:
+            self._let_go()
         if self._works:
             self._advance({work: places for work, places in self._choose().items() if self._begin(work)})
+
+    def _let_go(self) -> None:
+        """Let the jobs go for which there is no time left."""
+        flights, now = [work.flight() for work in self._works], self._clock.monotonic()
+        order = take_turns(flights, now=now, speed=self.speed).order
+        works, most, end = [self._works[place] for place in order], (self._closes - now) * self.speed, 0.0
+        for place, work in zip(order, works, strict=True):
+            if end + flights[place].left > most:
+                self._leave(work, ShuttingDown())
+            else:
+                end += flights[place].left
 
     def _choose(self) -> dict[Work, list[int]]:
         """Return whose turn it is: jobs, with the places of their rows."""
@@ -149,7 +193,8 @@ class Engine:
 
     def _call_rows(self, size: Size) -> int:
         """Return how many trajectories of a size may share a call."""
-        return self._fits.get(size, max(1, self._call_tokens // size.tokens))
+        fits, until = self._fits.get(size, (0, 0.0))
+        return fits if self._clock.monotonic() < until else max(1, self._call_tokens // size.tokens)
 
     def _begin(self, work: Work) -> bool:
         """Give a job its trajectories, unless it has them; False, and the job has left, if that failed."""
@@ -171,8 +216,9 @@ class Engine:
         except OutOfMemory as error:
             if len(rows) == 1:
                 self._fail(next(iter(chosen)), error)
-            self._fits[rows[0].size] = most = max(1, len(rows) // 2)
-            log.warning("too little memory on the device", rows=len(rows), most_from_now_on=most, size=rows[0].size)
+            most = max(1, len(rows) // 2)
+            self._fits[rows[0].size] = most, self._clock.monotonic() + SHORTAGE
+            log.warning("too little memory on the device", rows=len(rows), most_for_a_while=most, size=rows[0].size)
         except Exception as error:  # noqa: BLE001  whatever it is, who waits for the job is told
             if len(chosen) > 1:
                 alone = [{work: places} for work, places in chosen.items()]
@@ -186,8 +232,9 @@ class Engine:
         _, seconds = self._measured(chosen, partial(self._model.advance, rows))
         self._failures = 0
         if not self._idled or not self._paces:  # the first call after a pause has none before it to wait for
-            self._paces.append(len(rows) * step_teraflops(rows[0].size) / max(seconds, 1e-9))
-            self.speed = statistics.median(self._paces)
+            self._paces.append((len(rows) * step_teraflops(rows[0].size), max(seconds, 1e-9)))
+            paces = sorted(self._paces, key=lambda pace: pace[0] / pace[1])[len(self._paces) > 1 :]
+            self.speed = sum(work for work, _ in paces) / sum(took for _, took in paces)
         metrics.call(rows[0].size, len(rows), seconds)
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
@@ -204,7 +251,10 @@ class Engine:
                 self._leave(work)
 
     def _measured(self, chosen: dict[Work, list[int]], call: Callable[[], Any]) -> tuple[Any, float]:
-        """Make a call of the model and put its time down to the jobs, by their rows; return its result and seconds."""
+        """Make a call of the model and put its time down to the jobs, by their rows; return its result and seconds.
+
+        On a GPU, which is one call behind, that is the time of the call before.
+        """
         began = self._clock.monotonic()
         try:
             made = call()
@@ -242,10 +292,6 @@ class Engine:
 
     def _tell(self) -> None:
         """Say how much there is left to do."""
-        self.seconds_left = self._seconds(self._works)
-        self.normal_left = self._seconds(work for work in self._works if not work.watch.low)
+        left = sum(work.flight().left for work in self._works)
+        self.seconds_left = left / self.speed if self.speed else math.inf if left else 0.0
         metrics.jobs(begun=sum(bool(work.rows) for work in self._works), all_of_them=len(self._works))
-
-    def _seconds(self, works: Iterable[Work]) -> float:
-        left = sum(work.flight().left for work in works)
-        return left / self.speed if self.speed else float("inf") if left else 0.0

@@ -27,13 +27,21 @@ LONGEST_REST: Final = 8.0  #: seconds
 
 
 class Lease:
-    """One attempt's right to its job."""
+    """One attempt's right to its job.
 
-    def __init__(self, record: JobRecord, clock: Clock) -> None:
+    Args:
+        record: The job, claimed.
+        clock: Tells when.
+        ahead: Whether it takes no slot, for it came to go ahead of what runs.
+    """
+
+    def __init__(self, record: JobRecord, clock: Clock, *, ahead: bool) -> None:
         self.job_id: JobId = record.id
         self.attempt = record.attempt
         self.preview, self.low = record.lane is Lane.PREVIEW, record.lane is Lane.LOW
+        self.ahead = ahead
         self.since = clock.monotonic()
+        self.accepted = self.since - (clock.now() - record.created_at).total_seconds()  #: monotonic
         self.progress: Progress | None = None  #: None: the engine has not begun it
         self.told: Progress | None = None
         self.renewed = -math.inf  #: when; its claim may have been asked for long before the answer came
@@ -73,7 +81,7 @@ class LeaseKeeper:
         store: Their programs.
         clock: Says when a renewal is due.
         name: What the worker is called.
-        life: Returns what the worker says of itself; while it rests it announces no room for more previews.
+        life: Returns what the worker says of itself; while it takes no jobs it announces no room but for those it has.
     """
 
     def __init__(
@@ -97,7 +105,7 @@ class LeaseKeeper:
         self._leases: set[Lease] = set()
         self.ending: ReduxqError | None = None  #: what ends every lease, once that was decided
         self._ended = Event()
-        self._retired = False
+        self._retired = self._left = False  #: the list of workers
         self._failing = False
         self._lock = Lock()
         self._stop = Event()
@@ -107,20 +115,19 @@ class LeaseKeeper:
         self._thread.start()
 
     def retire(self) -> None:
-        """Take this worker off the list of those that take jobs; leases are still renewed."""
+        """Take no more jobs; leases are still renewed, and the jobs held still announced, so that they take no room."""
         self._retired = True
-        self._leave_list()
 
     def stop(self) -> None:
-        """Retire and stop renewing."""
-        self.retire()
+        """Stop renewing, and leave the list of workers."""
         self._stop.set()
         self._thread.join()
+        self._try(retire_worker(self._name))
 
     @contextmanager
-    def hold(self, record: JobRecord) -> Iterator[Lease]:
+    def hold(self, record: JobRecord, *, ahead: bool = False) -> Iterator[Lease]:
         """Keep the lease of a claimed job renewed for the time of the block."""
-        lease = Lease(record, self._clock)
+        lease = Lease(record, self._clock, ahead=ahead)
         with self._lock:
             self._leases.add(lease)
             if self.ending:
@@ -159,8 +166,8 @@ class LeaseKeeper:
         self._rests_until = self._clock.monotonic() + min(self._failures * REST, LONGEST_REST)
 
     def resting(self) -> bool:
-        """Say whether jobs are better left to other workers, so that a sick one does not use up their attempts."""
-        return self._clock.monotonic() < self._rests_until
+        """Say whether jobs are left to other workers, because this one is sick, and would use up attempts, or goes."""
+        return self._retired or self._clock.monotonic() < self._rests_until
 
     def beat(self) -> None:
         """Renew the leases and then announce the worker, as far as that is due: a slow answer must cost no lease."""
@@ -176,19 +183,18 @@ class LeaseKeeper:
                 return
 
     def _announce(self) -> None:
-        life, now = self._life(), self._clock.monotonic()
+        held, life, now = self.held(), self._life(), self._clock.monotonic()
+        if self._retired and not held:
+            self._left = self._left or self._try(retire_worker(self._name))
+            return
         if self.resting():
-            life = life._replace(previews=min(life.previews, sum(lease.preview for lease in self.held())))
-        room, (told, at) = life._replace(speed=0), self._announced
-        if self._retired or (room == told and now - at < self._pause):
+            ahead = sum(lease.ahead for lease in held)
+            life = life._replace(slots=min(life.slots, len(held)), ahead=min(life.ahead, ahead))
+        room, (told, at) = life._replace(speed=bool(life.speed)), self._announced
+        if room == told and now - at < self._pause:
             return
         if self._try(announce_worker(self._name, life, self._store.lease)):
             self._announced = (room, now)
-        if self._retired:  # meanwhile, and perhaps before this arrived
-            self._leave_list()
-
-    def _leave_list(self) -> None:
-        self._try(retire_worker(self._name))
 
     def _renew(self, lease: Lease) -> None:
         now, progress = self._clock.monotonic(), lease.progress

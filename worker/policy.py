@@ -1,21 +1,14 @@
 """Which trajectories share the engine's next call: a pure function of the jobs in flight.
 
-A job is in time if it takes at most three times as long as it would alone, or thirty times if its priority is low.
-Among those that can all be in time together the one due first leads; where not all can, Moore and Hodgson's rule (1968)
-gives up the fewest, the longest. Those given up come after, the shortest first. ``python -m tests.bench.deadlines``
-measures what that is worth.
+Who leads :mod:`shared.turns` says.
 """
 
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
-from itertools import accumulate
 from typing import Final, NamedTuple
 
 from shared.sizes import Size
+from shared.turns import PATIENCE, take_turns
 
-PATIENCE: Final = 3  #: a job is due after so many times what it takes alone
-LOW_PATIENCE: Final = 30  #: the same for one of low priority, so that nearly all others go first
-SPARE: Final = 0.05  #: of the jobs' slack, for work that is not due; those that are still to come need the rest
 SHARE: Final = 0.03  #: of the engine, for steps of jobs that would starve; it grows with the cube of their lateness
 MOST: Final = 0.5  #: to which that share grows
 
@@ -28,8 +21,9 @@ class Flight(NamedTuple):
     step_work: float  #: TFLOP of one step of one row
     left: float  #: TFLOP until it is done, decoding included
     total: float  #: TFLOP of the whole job
-    arrived: float  #: seconds, monotonic: when the engine got it
-    served: float  #: seconds, monotonic: when it last took a step, or else arrived
+    arrived: float  #: seconds, monotonic: when it was accepted
+    entered: float  #: seconds, monotonic: when the engine got it
+    served: float  #: seconds, monotonic: when it last took a step, or else entered
     patience: int = PATIENCE  #: it is due after so many times what it takes alone
 
 
@@ -48,7 +42,7 @@ def pick(
         speed: TFLOP/s; 0 if nothing was measured yet: then nobody seems to have waited.
         call_rows: How many rows of a size may share a call; at least one.
     """
-    order, spare = _order(flights, now, speed)
+    order, spare = take_turns(flights, now=now, speed=speed)
     idle = min(order, key=lambda place: flights[place].served)
     share = min(MOST, SHARE * max(1.0, _lateness(flights[idle], now, speed) / 2) ** 3)
     waits = share * speed * (now - flights[idle].served) > len(flights) * flights[idle].step_work
@@ -66,24 +60,5 @@ def pick(
 
 
 def _lateness(flight: Flight, now: float, speed: float) -> float:
-    """Return how long a job is here, in times of what it may take."""
-    return (now - flight.arrived) * speed / (flight.patience * flight.total)
-
-
-def _order(flights: Sequence[Flight], now: float, speed: float) -> tuple[list[int], float]:
-    """Return the flights' places in the order of their turns, and how many TFLOP may be done out of turn."""
-    due = [(each.arrived - now) * speed + each.patience * each.total for each in flights]  # TFLOP from now
-    by_due = sorted(range(len(flights)), key=due.__getitem__)
-    busy, kept = 0.0, list[tuple[float, int]]()
-    for rank, place in enumerate(by_due):
-        busy += flights[place].left
-        heappush(kept, (-flights[place].left, -rank))  # of equal ones the job that is due last is given up
-        if busy > due[place]:
-            busy += heappop(kept)[0]
-    in_time = [by_due[rank] for rank in sorted(-rank for _, rank in kept)]
-    ends = accumulate(flights[place].left for place in in_time)
-    slack = [due[place] - end for place, end in zip(in_time, ends, strict=True)]
-    spare = SPARE * max(0.0, min(slack)) if slack else sum(each.left for each in flights)
-    late = sorted(set(by_due).difference(in_time), key=lambda place: (flights[place].left, place))
-    ahead = late[:1] if late and flights[late[0]].left <= spare else []
-    return [*ahead, *in_time, *late[len(ahead) :]], spare
+    """Return how long the engine has had a job, in times of what it may take."""
+    return (now - flight.entered) * speed / (flight.patience * flight.total)

@@ -64,8 +64,12 @@ class Runner:
     score: Score
     model: ModelIdentity  #: what the record says about the weights
 
-    def run(self, job_id: JobId) -> JobRecord | None:
+    def run(self, job_id: JobId, *, ahead: bool = False) -> JobRecord | None:
         """Run a job's next attempt.
+
+        Args:
+            job_id: Whose.
+            ahead: Whether it came to go ahead of what this worker runs.
 
         Returns:
             The record as this attempt left it, ended or queued again; None if the job is not this worker's: it is
@@ -76,7 +80,7 @@ class Runner:
         except (errors.NotFound, errors.IllegalTransition, errors.RecordsUnavailable) as error:
             log.info("not claimed", job=job_id, reason=error.message)
             return None
-        with structlog.contextvars.bound_contextvars(**about(record)), self.keeper.hold(record) as lease:
+        with structlog.contextvars.bound_contextvars(**about(record)), self.keeper.hold(record, ahead=ahead) as lease:
             try:
                 settled = self._settle(record, self._attempt(record, lease))
             except errors.LeaseLost as error:
@@ -157,7 +161,9 @@ class Runner:
 
     def _flag(self, seeds: tuple[int, ...], pictures: list[Picture]) -> tuple[Flagged, ...]:
         """Return what must be withheld; a checker that fails fails the attempt, so that nothing goes out unchecked."""
-        scored, threshold = zip(seeds, self.score(pictures), strict=True), self.settings.model.safety_threshold
+        with self.engine.watched():
+            scores = self.score(pictures)
+        scored, threshold = zip(seeds, scores, strict=True), self.settings.model.safety_threshold
         return tuple(Flagged(seed=seed, score=round(score, 4)) for seed, score in scored if score >= threshold)
 
     def _store(

@@ -8,7 +8,8 @@ from shared.cost import decode_teraflops, step_teraflops
 from shared.images import Picture, Source
 from shared.jobs import Recipe
 from shared.sizes import Size
-from worker.policy import LOW_PATIENCE, PATIENCE, Flight
+from shared.turns import LOW_PATIENCE, PATIENCE
+from worker.policy import Flight
 
 
 class OutOfMemory(Exception):
@@ -50,6 +51,7 @@ class Watch(Protocol):
     """Who follows a job while the engine has it."""
 
     low: bool  #: whether others go first
+    accepted: float  #: seconds, monotonic: when the job was
 
     def check(self) -> None:
         """Raise the error that ends the job here, if one does."""
@@ -72,7 +74,8 @@ class Work:
         self.prepared = prepared
         self.recipe = recipe
         self.watch = watch
-        self.arrived = self.served = now
+        self.entered = self.served = now
+        self.arrived = min(now, watch.accepted)
         self.seconds = 0.0  #: that the engine spent on it
         self.rows: Sequence[Trajectory] = ()  #: none before it has begun
         self.pictures: list[Callable[[], Picture]] = []  #: of the first rows, for they finish in order
@@ -104,6 +107,7 @@ class Work:
             left=(len(rows) * recipe.num_inference_steps - made) * step + len(rows) * decode,
             total=len(recipe.seeds) * (recipe.num_inference_steps * step + decode),
             arrived=self.arrived,
+            entered=self.entered,
             served=self.served,
             patience=LOW_PATIENCE if self.watch.low else PATIENCE,
         )

@@ -1,29 +1,42 @@
-"""How many jobs the engine's policy brings in on time, beside the oldest first and the shortest first: a simulation.
+"""How many jobs are in time, beside the oldest first and the shortest first: a simulation in virtual time.
 
-One engine, all jobs in it, virtual time. Jobs arrive at random (Poisson) and are drawn evenly from the 22 sizes, 4 to
-50 steps and 1 to 4 variations; all rules see the same arrivals. A call takes its work at the H200's measured pace, so
-larger calls gain nothing here, and nothing interrupts it. A job is in time if it takes at most three times as long as
-it would alone. The first two tables are about one load; the curves go to docs/engine-deadlines.svg. Run by
-``make bench``.
+Dispatcher and engine decide by the code that ships, ``api/dispatch_policy.py`` and ``worker/policy.py``; a worker takes
+jobs when the real one does, at once. The other rules have one engine with all jobs in it. Jobs arrive at random
+(Poisson) and are drawn evenly from the 22 sizes, 4 to 50 steps and 1 to 4 variations; all rules see the same arrivals.
+A call takes its work at the pace measured on an H200, so larger calls gain nothing here, and nothing stops it. A job is
+in time if it takes at most three times as long as it would alone. The tables are about one load; the curves go to
+docs/engine-deadlines.svg. Run by ``make bench``.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from api.dispatch_policy import KEPT, Busy, Room, choose
 from shared.cost import decode_teraflops, step_teraflops
-from shared.settings import JobsSettings, WorkerSettings
+from shared.dispatch_store import Shares, UnderWay, Waiting
+from shared.ids import JobId, TeamId
+from shared.job_index import Queue
+from shared.jobs import Lane
+from shared.settings import DispatcherSettings, JobsSettings, WorkerSettings
 from shared.sizes import AspectRatio, Megapixels, Size, size_of
-from worker.policy import PATIENCE, Flight, pick
+from shared.turns import PATIENCE
+from worker.app import LEAD
+from worker.policy import Flight, pick
 
 SPEED = 790.0  #: TFLOP/s in bfloat16, measured on an H200
 SIZES = [size_of(aspect_ratio, megapixels) for aspect_ratio in AspectRatio for megapixels in Megapixels]
 LOADS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)  #: work that arrives in a second / SPEED
 PLOT = Path(__file__).parents[2] / "docs" / "engine-deadlines.svg"
+
+SETTINGS = WorkerSettings()
+PREVIEW = JobsSettings().preview_teraflops
+QUEUES = {quick: Queue(Lane.PREVIEW if quick else Lane.NORMAL, TeamId("team")) for quick in (True, False)}
 
 Choice = list[tuple[int, int]]
 Rule = Callable[[Sequence[Flight], float, Callable[[Size], int]], Choice]
@@ -37,7 +50,9 @@ class Job:
     steps: int
     rows: list[int]  #: steps done of each variation that needs more
     arrived: float = 0.0
+    entered: float = 0.0  #: an engine
     served: float = 0.0
+    ahead: bool = False  #: whether it came to go ahead of others
     idle: float = 0.0  #: longest time without a step
     ended: float = 0.0
     total: float = field(init=False)
@@ -49,7 +64,8 @@ class Job:
 
     @property
     def flight(self) -> Flight:
-        return Flight(self.size, len(self.rows), self.step, self.left, self.total, self.arrived, self.served)
+        entered = max(self.arrived, self.entered)
+        return Flight(self.size, len(self.rows), self.step, self.left, self.total, self.arrived, entered, self.served)
 
     @property
     def slowdown(self) -> float:
@@ -58,6 +74,13 @@ class Job:
     @property
     def in_time(self) -> bool:
         return self.slowdown <= PATIENCE
+
+
+class Way(NamedTuple):
+    """How to run jobs."""
+
+    run: Callable[[list[Job], int], None]  #: with so many image tokens in a call
+    workers: int = 1
 
 
 class Figures(NamedTuple):
@@ -82,26 +105,109 @@ def arrivals(seed: int, load: float, count: int) -> list[Job]:
     return jobs
 
 
-def simulate(jobs: list[Job], rule: Rule, call_tokens: int) -> None:
-    """Run the jobs, sorted by arrival, to their ends."""
-    now, to_come, here = 0.0, list(reversed(jobs)), list[Job]()
-    while to_come or here:
-        now = now if here else to_come[-1].arrived
-        while to_come and to_come[-1].arrived <= now:
-            here.append(to_come.pop())
-        chosen = rule([job.flight for job in here], now, lambda size: call_tokens // size.tokens)
+class Engine:
+    """One engine and the jobs that it has."""
+
+    def __init__(self, rule: Rule, call_tokens: int) -> None:
+        self.here: list[Job] = []
+        self.until = 0.0  #: end of the call that it makes
+        self._rule = rule
+        self._call_tokens = call_tokens
+
+    def call(self, now: float) -> None:
+        """Make a call, of which the jobs see the end at once."""
+        chosen = self._rule([job.flight for job in self.here], now, lambda size: self._call_tokens // size.tokens)
         for place, row in chosen:
-            here[place].rows[row] += 1
-        served = {place: here[place] for place, _ in chosen}.values()
+            self.here[place].rows[row] += 1
+        served = {place: self.here[place] for place, _ in chosen}.values()
         before = sum(job.left for job in served)
         for job in served:
             job.rows = [done for done in job.rows if done < job.steps]
             job.left = sum((job.steps - done) * job.step + job.decode for done in job.rows)
-        now += (before - sum(job.left for job in served)) / SPEED
+        self.until = now + (before - sum(job.left for job in served)) / SPEED
         for job in served:
-            job.idle = max(job.idle, now - job.served)
-            job.served = job.ended = now
-        here = [job for job in here if job.rows]
+            job.idle = max(job.idle, self.until - job.served)
+            job.served = job.ended = self.until
+        self.here = [job for job in self.here if job.rows]
+
+    @property
+    def in_slots(self) -> int:
+        return max(sum(not job.ahead for job in self.here), int(any(job.total > PREVIEW for job in self.here)))
+
+    def takes_next(self) -> bool:
+        return self.in_slots < SETTINGS.slots and sum(job.left for job in self.here) / SPEED <= LEAD
+
+    def room_ahead(self) -> int:
+        return max(0, SETTINGS.ahead - sum(job.ahead for job in self.here))
+
+
+class Service:
+    """Dispatcher and workers."""
+
+    def __init__(self, workers: int, call_tokens: int) -> None:
+        self.engines = [Engine(ours, call_tokens) for _ in range(workers)]
+        self._waiting: dict[JobId, Job] = {}
+        self._shares = Shares(0, {})
+
+    def take(self, now: float, jobs: Iterable[Job]) -> None:
+        """Accept jobs, and give workers what they take."""
+        for job in jobs:
+            self._waiting[JobId(str(id(job)))] = job
+        while self._waiting and self._round(now):
+            pass
+
+    def _round(self, now: float) -> bool:
+        room = Room(
+            sum(engine.takes_next() for engine in self.engines),
+            sum(engine.room_ahead() for engine in self.engines),
+            len(self.engines) * SETTINGS.ahead // KEPT,
+        )
+        shown = [(job_id, job, job.total <= PREVIEW) for job_id, job in self._waiting.items()]
+        plan = choose(
+            [Waiting(each, QUEUES[quick], int(job.arrived * 1e6), ceil(job.total)) for each, job, quick in shown],
+            self._shares,
+            room=room,
+            now_us=int(now * 1e6),
+            ageing=DispatcherSettings.model_fields["ageing_seconds"].default,
+            busy=Busy([_under_way(job) for engine in self.engines for job in engine.here], SPEED, len(self.engines)),
+        )
+        self._shares = plan.shares
+        for each in plan.jobs:
+            job = self._waiting.pop(each.job_id)
+            job.ahead, job.entered, job.served = each.job_id in plan.ahead, now, now
+            free = [engine for engine in self.engines if (engine.room_ahead() if job.ahead else engine.takes_next())]
+            min(free, key=lambda engine: len(engine.here)).here.append(job)
+        return bool(plan.jobs)
+
+
+def _under_way(job: Job) -> UnderWay:
+    return UnderWay(Lane.NORMAL, int(job.arrived * 1e6), ceil(job.total), job.left, job.ahead)
+
+
+def serve(jobs: list[Job], workers: int, call_tokens: int) -> None:
+    """Run the jobs, sorted by arrival, as the service does."""
+    service, to_come = Service(workers, call_tokens), list(reversed(jobs))
+    while to_come or any(engine.here for engine in service.engines):
+        busy = [engine.until for engine in service.engines if engine.here]
+        now = min(busy + [job.arrived for job in to_come[-1:]])
+        arrived = []
+        while to_come and to_come[-1].arrived <= now:
+            arrived.append(to_come.pop())
+        service.take(now, arrived)
+        for engine in service.engines:
+            if engine.here and engine.until <= now:
+                engine.call(now)
+        service.take(now, [])
+
+
+def simulate(jobs: list[Job], rule: Rule, call_tokens: int) -> None:
+    """Run the jobs, sorted by arrival, in one engine that has all of them."""
+    engine, to_come = Engine(rule, call_tokens), list(reversed(jobs))
+    while to_come or engine.here:
+        now = engine.until if engine.here else max(engine.until, to_come[-1].arrived)
+        while to_come and to_come[-1].arrived <= now:
+            engine.here.append(to_come.pop())
+        engine.call(now)
 
 
 def ours(flights: Sequence[Flight], now: float, call_rows: Callable[[Size], int]) -> Choice:
@@ -121,21 +227,37 @@ def whole(flights: Sequence[Flight], place: int, call_rows: Callable[[Size], int
     return [(place, row) for row in range(min(flights[place].rows, call_rows(flights[place].size)))]
 
 
-RULES: dict[str, Rule] = {"ours": ours, "shortest first": shortest_first, "oldest first": oldest_first}
+def alone(rule: Rule) -> Way:
+    """One engine that has all jobs and this rule."""
+    return Way(lambda jobs, call_tokens: simulate(jobs, rule, call_tokens))
 
 
-def measure(rule: Rule, load: float, seeds: Iterable[int], count: int, call_tokens: int) -> Figures:
-    """Run ``count`` jobs for each seed and put them all together."""
+def service(workers: int) -> Way:
+    """The service with so many workers."""
+    return Way(lambda jobs, call_tokens: serve(jobs, workers, call_tokens), workers)
+
+
+WAYS = {
+    "ours": service(1),
+    "ours, 4 workers": service(4),
+    "ours, one engine that has all jobs": alone(ours),
+    "shortest first": alone(shortest_first),
+    "oldest first": alone(oldest_first),
+}
+PLOTTED = ("ours", "shortest first", "oldest first")
+
+
+def measure(way: Way, load: float, seeds: Iterable[int], count: int, call_tokens: int) -> Figures:
+    """Run ``count`` jobs a worker for each seed and put them all together."""
     jobs: list[Job] = []
     for seed in seeds:
-        drawn = arrivals(seed, load, count)
-        simulate(drawn, rule, call_tokens)
+        drawn = arrivals(seed, load * way.workers, count * way.workers)
+        way.run(drawn, call_tokens)
         jobs += drawn
-    limit = JobsSettings.model_fields["preview_teraflops"].default
     slowdowns = [job.slowdown for job in jobs]
     return Figures(
         statistics.fmean(job.in_time for job in jobs),
-        statistics.fmean(job.in_time for job in jobs if job.total <= limit),
+        statistics.fmean(job.in_time for job in jobs if job.total <= PREVIEW),
         statistics.fmean(slowdowns),
         statistics.quantiles(slowdowns, n=100)[98],
         max(job.idle for job in jobs),
@@ -199,13 +321,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="runs whose jobs are put together")
     asked = parser.parse_args()
     seeds, tokens = range(1, asked.seeds + 1), WorkerSettings.model_fields["call_tokens"].default
-    print(f"{asked.seeds} x {asked.jobs} jobs at load {asked.load}, calls of at most {tokens} image tokens")
-    table("rule", {name: measure(rule, asked.load, seeds, asked.jobs, tokens) for name, rule in RULES.items()})
-    sizes = {f"ours, {most:,}": measure(ours, asked.load, seeds, asked.jobs, most) for most in (4096, 16_384)}
+    print(f"{asked.seeds} x {asked.jobs} jobs a worker at load {asked.load}, calls of at most {tokens} image tokens")
+    table("way", {name: measure(way, asked.load, seeds, asked.jobs, tokens) for name, way in WAYS.items()})
+    sizes = {f"{most:,}": measure(WAYS["ours"], asked.load, seeds, asked.jobs, most) for most in (4096, 16_384)}
     table("image tokens a call", sizes)
     curves = {
-        name: [measure(rule, load, seeds, asked.jobs // 4, tokens).in_time for load in LOADS]
-        for name, rule in RULES.items()
+        name: [measure(WAYS[name], load, seeds, asked.jobs // 4, tokens).in_time for load in LOADS] for name in PLOTTED
     }
     print("\n| in time at load |", " | ".join(f"{load:.1f}" for load in LOADS), "|")
     print("|---|" + "--:|" * len(LOADS))

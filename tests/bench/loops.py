@@ -6,6 +6,7 @@ so that the second shows what a condition that was kept saves. Run by ``make ben
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -60,7 +61,7 @@ class Spent(NamedTuple):
 class Patience:
     """A job that nobody cancels."""
 
-    low = False
+    low, accepted = False, math.inf
 
     def check(self) -> None:
         """Go on."""

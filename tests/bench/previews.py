@@ -26,7 +26,7 @@ from tests.stack import feature, upload
 from tests.yard import Yard
 
 PREVIEWS, LARGE = 40, 20
-ROOM = (2, 0)  #: previews that a worker takes besides
+ROOM = (8, 0)  #: jobs that a worker takes besides, ahead of what it runs
 PACE = 0.125  #: seconds for a step: 3.5 s for 28 of them, the goal for an H200 at 1 megapixel
 GOAL = 2.0  #: seconds, the 99th percentile
 SEED = 1000  #: of the first preview
@@ -45,7 +45,7 @@ class Bench:
     def __init__(self, folder: Path, living: ExitStack, room: int, pace: float) -> None:
         self.yard = Yard(folder, living)
         url = living.enter_context(servers.api(folder, self.yard.environment))
-        self.yard.worker("one", pace=pace, previews=room)
+        self.yard.worker("one", pace=pace, ahead=room)
         keys = [run(self.yard.records, create_key(team, "somebody")) for team in ("batch", "studio")]
         clients = [httpx.Client(base_url=url, headers={"API-KEY": key}, timeout=60) for key in keys]
         self._batch, self._studio = (living.enter_context(client) for client in clients)
@@ -82,7 +82,7 @@ def measure(room: int, previews: int, large: int, pace: float) -> None:
             time.sleep(random.uniform(0, 2 * pace))
         minutes = (time.monotonic() - began) / 60
         done = (bench.finished() - before) / minutes
-    print(f"room for {room} previews besides; meanwhile {done:.0f} large jobs a minute")
+    print(f"room for {room} jobs besides; meanwhile {done:.0f} large jobs a minute")
     for what, seconds in zip(("a worker has it", "its first step"), zip(*waits, strict=True), strict=True):
         cuts = statistics.quantiles(seconds, n=100, method="inclusive")
         print(f"{cuts[49]:8.3f} s median {cuts[98]:8.3f} s p99 {max(seconds):8.3f} s most, until {what}")

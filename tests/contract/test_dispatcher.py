@@ -13,10 +13,10 @@ from shared import dispatch_store
 from shared.clock import Clock
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
-from shared.job_store import JobStore
+from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import connect, run
-from shared.queue import LOW, PREVIEWS, QUEUE, Broker
+from shared.queue import AHEAD, QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, Settings
 from shared.transitions import cancel, fail_attempt, finish
 from tests import queues
@@ -25,7 +25,7 @@ from tests.samples import MODEL, record, start, variations_of
 STORE = JobStore(timedelta(seconds=1))
 SETTINGS = Settings(
     jobs=JobsSettings(lease_seconds=timedelta(seconds=1)),
-    dispatcher=DispatcherSettings(republish_seconds=timedelta(seconds=1)),
+    dispatcher=DispatcherSettings(republish_seconds=timedelta(seconds=1), headroom=1),
 )
 
 
@@ -42,6 +42,12 @@ def dispatcher(broker: Broker, records: redis.Redis) -> Dispatcher:
 
 def accept(records: redis.Redis, **fields: object) -> JobId:
     job = record(created_at=datetime.now(UTC)).model_copy(update=fields)
+    run(records, STORE.accept(job))
+    return job.id
+
+
+def accept_sized(records: redis.Redis, **parameters: object) -> JobId:
+    job = record(created_at=datetime.now(UTC), **parameters)
     run(records, STORE.accept(job))
     return job.id
 
@@ -279,28 +285,7 @@ def test_a_worker_of_a_release_before_stops_nobody(
     dispatcher.round()
     assert broker.waiting() == jobs
     with connect(f"{valkey}/1") as client:
-        assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (2, 0)
-
-
-@pytest.mark.parametrize("other", [None, 2])
-def test_low_jobs_have_a_queue_of_their_own_once_every_worker_looks_there(
-    other: int | None, dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
-) -> None:
-    for name, normal in (("one", 2), ("two", other)):
-        life = dispatch_store.WorkerLife(slots=2, speed=0, normal=normal)
-        run(records, dispatch_store.announce_worker(name, life, timedelta(minutes=1)))
-    low = {accept(records, lane=Lane.LOW) for _ in range(6)}
-    dispatcher.round()
-    normal_jobs = [accept(records) for _ in range(6)]
-    with connect(f"{valkey}/1") as client:
-        assert (client.llen(QUEUE), client.llen(LOW)) == ((0, 5) if other else (5, 0))
-        dispatcher.round()
-        assert (client.llen(QUEUE), client.llen(LOW)) == ((5, 5) if other else (5, 0))
-        assert broker.waiting() - low == set(normal_jobs[:5] if other else [])
-        client.flushdb()
-        time.sleep(1.1)
-        dispatcher.round()
-        assert (client.llen(QUEUE), client.llen(LOW)) == ((5, 5) if other else (5, 0))
+        assert (client.llen(QUEUE), client.llen(AHEAD)) == (2, 0)
 
 
 def hold(records: redis.Redis, *jobs: JobId) -> None:
@@ -310,25 +295,28 @@ def hold(records: redis.Redis, *jobs: JobId) -> None:
         records.persist(f"lease:{job_id}")
 
 
-def busy_with_large_jobs(records: redis.Redis) -> list[JobId]:
-    """Let a worker with room for two previews besides hold as many large jobs as it can."""
-    life = dispatch_store.WorkerLife(slots=2, speed=0, previews=2)
+def busy_with_large_jobs(records: redis.Redis, ahead: int = 2) -> list[JobId]:
+    """Let a worker hold as many large jobs as it can, with room for some that go ahead."""
+    life = dispatch_store.WorkerLife(slots=2, speed=100, ahead=ahead)
     run(records, dispatch_store.announce_worker("one", life, timedelta(minutes=1)))
-    jobs = [accept(records) for _ in range(2)]
+    jobs = [accept_sized(records, num_inference_steps=50) for _ in range(2)]
     hold(records, *jobs)
     return jobs
 
 
-def test_previews_go_to_a_busy_worker_up_to_its_room_for_them_and_the_headroom(
+def test_previews_go_to_a_busy_worker_up_to_its_room_for_them(
     dispatcher: Dispatcher, records: redis.Redis, valkey: str
 ) -> None:
     busy_with_large_jobs(records)
-    large, previews = accept(records), [accept(records, lane=Lane.PREVIEW) for _ in range(5)]
+    large, previews = (
+        accept_sized(records, num_inference_steps=50),
+        [accept(records, lane=Lane.PREVIEW) for _ in range(5)],
+    )
     for _ in range(2):  # the second round finds what the first published
         dispatcher.round()
         with connect(f"{valkey}/1") as client:
             # The fourth preview goes before the large job, on the headroom of the slots.
-            assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (1, 3)
+            assert (client.llen(QUEUE), client.llen(AHEAD)) == (1, 3)
     assert set(run(records, queues.published_jobs())) == set(previews[:4])
     hold(records, *previews[:2])
     dispatcher.round()
@@ -339,13 +327,43 @@ def test_previews_go_to_a_busy_worker_up_to_its_room_for_them_and_the_headroom(
     assert stored(records, large).status is JobStatus.QUEUED
 
 
+def test_jobs_of_workers_that_retire_take_no_room_of_those_that_stay(
+    dispatcher: Dispatcher, records: redis.Redis
+) -> None:
+    life = dispatch_store.WorkerLife(slots=1, speed=100)  # as much as they hold still
+    for name in ("two", "three"):
+        run(records, dispatch_store.announce_worker(name, life, timedelta(minutes=1)))
+    hold(records, *(accept(records) for _ in range(2)))
+    waits = [accept(records) for _ in range(2)]
+    dispatcher.round()
+    assert set(run(records, queues.published_jobs())) == set(waits)
+
+
+def test_a_job_that_is_due_before_what_runs_goes_to_a_busy_worker_and_a_large_one_waits(
+    dispatcher: Dispatcher, records: redis.Redis, valkey: str
+) -> None:
+    busy_with_large_jobs(records, ahead=6)
+    waits = accept_sized(records, num_inference_steps=50, num_outputs=4)  # takes the headroom
+    dispatcher.round()
+    large, small = accept_sized(records, num_inference_steps=50), accept_sized(records, megapixels="0.25")
+    dispatcher.round()
+    assert set(run(records, queues.published_jobs())) == {waits, small}
+    with connect(f"{valkey}/1") as client:
+        assert (client.llen(QUEUE), client.llen(AHEAD)) == (1, 1)
+    hold(records, small)
+    run(records, STORE.renew(small, 1, Progress(3, 28)))
+    dispatcher.round()
+    assert run(records, queues.published_jobs()) == [waits]
+    assert stored(records, large).status is JobStatus.QUEUED
+
+
 def test_large_jobs_find_their_slots_however_many_previews_are_under_way(
     dispatcher: Dispatcher, records: redis.Redis, valkey: str
 ) -> None:
     jobs = busy_with_large_jobs(records)
     previews = [accept(records, lane=Lane.PREVIEW) for _ in range(2)]
     dispatcher.round()
-    large = [accept(records) for _ in range(3)]
+    large = [accept_sized(records, num_inference_steps=50) for _ in range(3)]
     hold(records, *previews)
     dispatcher.round()
     assert run(records, queues.published_jobs()) == large[:1]
@@ -353,21 +371,21 @@ def test_large_jobs_find_their_slots_however_many_previews_are_under_way(
     dispatcher.round()
     assert set(run(records, queues.published_jobs())) == set(large[:2])
     with connect(f"{valkey}/1") as client:
-        assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (2, 2)
+        assert (client.llen(QUEUE), client.llen(AHEAD)) == (2, 2)
 
 
-def test_a_previews_message_that_was_lost_is_sent_again_where_busy_workers_look(
+def test_a_message_that_was_lost_is_sent_again_where_busy_workers_look_if_its_job_goes_ahead(
     dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
 ) -> None:
     busy_with_large_jobs(records)
-    preview, large = accept(records, lane=Lane.PREVIEW), accept(records)
+    preview, large = accept(records, lane=Lane.PREVIEW), accept_sized(records, num_inference_steps=50)
     dispatcher.round()
     with connect(f"{valkey}/1") as client:
         client.flushdb()
         time.sleep(1.1)
         dispatcher.round()
         assert broker.waiting() == {preview, large}
-        assert (client.llen(QUEUE), client.llen(PREVIEWS)) == (1, 1)
+        assert (client.llen(QUEUE), client.llen(AHEAD)) == (1, 1)
 
 
 def test_jobs_that_cannot_be_read_take_nobodys_room_and_come_back_when_they_can(

@@ -16,7 +16,7 @@ from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
 from shared.job_index import COMPLETIONS
 from shared.job_store import JobStore, Progress
-from shared.jobs import JobRecord, JobStatus, Lane
+from shared.jobs import JobRecord, JobStatus
 from shared.programs import Program, run, run_async
 from shared.transitions import cancel, fail, fail_attempt, finish, hand_back
 from tests import queues
@@ -76,10 +76,10 @@ def test_an_unknown_job_cannot_be_changed(do: Do) -> None:
 def test_a_claim_moves_the_job_and_takes_its_lease(do: Do) -> None:
     job = record()
     do(STORE.accept(job))
-    (waiting,) = do(dispatch_store.waiting([*Lane], 9))
-    assert do(dispatch_store.mark_published([waiting], Shares(1, {waiting.queue.team_id: 1}), 5))
+    (waiting,) = do(dispatch_store.waiting(9))
+    assert do(dispatch_store.mark_published([waiting], (), Shares(1, {waiting.queue.team_id: 1}), 5))
     assert do(queues.published_jobs()) == [job.id]
-    assert not do(dispatch_store.mark_published([waiting], Shares(1, {waiting.queue.team_id: 1}), 5))
+    assert not do(dispatch_store.mark_published([waiting], (), Shares(1, {waiting.queue.team_id: 1}), 5))
     running = do(STORE.update(job.id, start))
     assert do(STORE.get(job.id)) == running
     assert do(queues.queued_jobs()) == []
@@ -229,7 +229,7 @@ def test_two_dispatchers_never_lead_at_once(do: Do, sleep: Callable[[float], Non
 
 def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do, sleep: Callable[[float], None]) -> None:
     do(dispatch_store.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
-    two = WorkerLife(slots=3, speed=1.5, previews=2, gpu="GPU-7", normal=2)
+    two = WorkerLife(slots=3, speed=1.5, ahead=2, gpu="GPU-7")
     do(dispatch_store.announce_worker("two", two, timedelta(seconds=9)))
     assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": two}
     sleep(0.4)

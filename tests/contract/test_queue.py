@@ -11,7 +11,7 @@ import redis
 
 from shared.errors import Unavailable
 from shared.ids import JobId
-from shared.queue import PREVIEWS, QUEUE, QUEUES, TASK, Broker, make_celery
+from shared.queue import AHEAD, QUEUE, QUEUES, TASK, Broker, make_celery
 from tests import servers
 from tests.servers import wait_until
 
@@ -67,13 +67,13 @@ def test_monitors_hear_of_every_message_and_of_a_failure(url: str, lists: redis.
         wait_until(lists.pubsub_numpat)
         broker = Broker(url)
         broker.publish(jobs[:-1], QUEUE)
-        broker.publish(jobs[-1:], PREVIEWS)
+        broker.publish(jobs[-1:], AHEAD)
         broker.report_failure(jobs[0], "its worker fell silent")
         wait_until(lambda: len(heard) > len(jobs))
         receiver.should_stop = True
         monitoring.result()
     assert [(event["type"], event["uuid"]) for event in heard[:-1]] == [("task-sent", job) for job in jobs]
-    assert [event["queue"] for event in heard[:-1]] == [QUEUE] * 29 + [PREVIEWS]
+    assert [event["queue"] for event in heard[:-1]] == [QUEUE] * 29 + [AHEAD]
     assert (heard[-1]["type"], heard[-1]["uuid"]) == ("task-failed", jobs[0])
     assert heard[-1]["exception"] == "its worker fell silent"
 
@@ -82,7 +82,7 @@ def test_what_waits_is_told_without_what_a_worker_took_or_a_stranger_put_there(u
     broker, jobs = Broker(url), job_ids(3)
     assert broker.waiting() == set()
     broker.publish(jobs[:-1], QUEUE)
-    broker.publish(jobs[-1:], PREVIEWS)
+    broker.publish(jobs[-1:], AHEAD)
     for poison in ("no JSON", "[]", '"text"', "{}", '{"headers": null}', '{"headers": {"id": null}}', b"\xff"):
         lists.lpush(QUEUE, poison)
     lists.rpop(QUEUE)

@@ -175,6 +175,17 @@ def test_a_retired_worker_is_off_the_list_and_stays_off(desk: Desk) -> None:
     assert run(desk.records, living_workers()) == {}
 
 
+def test_a_worker_that_retires_tells_of_the_jobs_that_it_still_has_and_of_no_room(desk: Desk) -> None:
+    desk.model.pace = 0.1
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(desk.run, num_inference_steps=20)
+        wait_until(desk.keeper.held)
+        desk.keeper.retire()
+        wait_until(lambda: run(desk.records, living_workers())["one"].slots == 1)
+        job.result(10)
+    wait_until(lambda: run(desk.records, living_workers()) == {})
+
+
 def test_a_worker_tells_how_fast_it_is(desk: Desk) -> None:
     desk.model.pace = 0.01
     done = desk.run(num_inference_steps=10)

@@ -331,4 +331,5 @@ def test_a_worker_that_retires_while_it_announces_itself_is_off_the_list(desk: D
     keeper = LeaseKeeper(Listening(records.connection_pool, retire), STORE, Clock(), name="two", life=lambda: LIFE)
     keeper.beat()
     assert keeper._retired
+    keeper.beat()
     assert "two" not in run(records, living_workers())

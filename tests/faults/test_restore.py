@@ -110,7 +110,7 @@ def make_busy(town: Town, client: httpx.Client) -> dict[JobStatus, JobId]:
     town.halts.ask("denoising")
     jobs[JobStatus.RUNNING] = town.submit()
     town.halted("denoising")
-    for _ in range(8):  # more than the worker takes besides
+    for _ in range(12):  # more than the worker takes besides
         jobs[JobStatus.QUEUED] = town.submit()
     jobs[JobStatus.CANCELED] = town.submit()
     town.cancel(jobs[JobStatus.CANCELED])

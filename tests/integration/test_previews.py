@@ -22,7 +22,7 @@ class Desk:
 
     def __init__(self, yard: Yard) -> None:
         self._yard = yard
-        self._worker = yard.worker("one", pace=PACE, slots=1, previews=2)
+        self._worker = yard.worker("one", pace=PACE, slots=1, ahead=3)
         self.accepted: dict[int, JobId] = {}  #: by seed
         for lane in Lane:
             yard.records.hset(f"team:{lane}", "credit", 10**9)
@@ -59,7 +59,7 @@ def test_previews_of_another_team_are_begun_at_once_though_every_slot_is_taken_a
         time.sleep(0.3)
     assert not desk.stored(large[-1]).started_at  # large jobs wait all the time
     asked: Any = make_celery(f"{yard.url}/1").control.inspect(timeout=5, limit=1)
-    assert asked.stats()["celery@one"]["pool"]["max-concurrency"] == 4
+    assert asked.stats()["celery@one"]["pool"]["max-concurrency"] == 4  # its slots and what goes ahead
     assert [queue["name"] for queue in asked.active_queues()["celery@one"]] == list(QUEUES)
     desk.wait_for_all()
     begun = desk.begun()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from threading import Event
 from typing import Any, Final, cast
@@ -22,7 +22,7 @@ from shared.images import Source
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, ModelIdentity, Recipe
 from shared.programs import T, run
-from shared.queue import LOW, PREVIEWS, QUEUE
+from shared.queue import AHEAD, QUEUE
 from shared.queue import Broker as RealBroker
 from shared.settings import Settings
 from shared.transitions import Transition
@@ -80,6 +80,9 @@ class SimEngine:
         self._busy = False
         self._left = Event()
 
+    def watched(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def vary(self, source: Source, recipe: Recipe, watch: Watch) -> Varied:
         while self._busy:
             self._left.clear()
@@ -111,19 +114,19 @@ class Ordered(dict[Any, None]):
 
 
 class WorkerProcess(Process):
-    """A worker without Celery: threads for slots, low jobs and previews take messages of their queues."""
+    """A worker without Celery: threads for slots and for what goes ahead take messages of their queues."""
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
         self._site = site
         records, store = site.connect(self), JobStore(site.settings.jobs.lease_seconds)
         self._stopping, self._stop = Event(), Event()
-        slots, previews = site.settings.worker.slots, site.settings.worker.previews
+        slots, ahead = site.settings.worker.slots, site.settings.worker.ahead
         self.busy = 0
         engine = SimEngine(self)
 
         def life() -> WorkerLife:
-            return WorkerLife(slots, engine.speed, previews, normal=slots)
+            return WorkerLife(slots, engine.speed, ahead)
 
         self.keeper = LeaseKeeper(records, store, self.clock, name=name, life=life)
         self.keeper._leases = cast("Any", Ordered())
@@ -145,10 +148,9 @@ class WorkerProcess(Process):
         self.spawn("keeper", self._keep)
         self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop))
         for slot in range(slots):
-            self.spawn(f"slot {slot}", lambda: self._take([PREVIEWS, QUEUE]))
-            self.spawn(f"low {slot}", lambda: self._take([LOW]))
-        for place in range(previews):
-            self.spawn(f"preview {place}", lambda: self._take([PREVIEWS]))
+            self.spawn(f"slot {slot}", lambda: self._take([AHEAD, QUEUE]))
+        for place in range(ahead):
+            self.spawn(f"ahead {place}", lambda: self._take([AHEAD]))
 
     def _keep(self) -> None:
         while not self.clock.wait(self._stop, BEAT.total_seconds()):
@@ -156,10 +158,10 @@ class WorkerProcess(Process):
 
     def _take(self, queues: Sequence[str]) -> None:
         while not self._stopping.is_set():
-            job_id = self._broker.take(queues, 2.0)
-            if job_id:
+            if taken := self._broker.take(queues, 2.0):
+                job_id, queue = taken
                 self.busy += 1
-                self.runner.run(job_id)
+                self.runner.run(job_id, ahead=queue == AHEAD)
                 self.busy -= 1
 
     def terminate(self, left: Callable[[], None]) -> None:

@@ -275,8 +275,8 @@ class Broker:
             raise Unavailable("simulated")
         return {job_id for queue in self._messages.waiting.values() for job_id in queue}
 
-    def take(self, queues: Sequence[str], seconds: float) -> JobId | None:
-        """Return the next message of the first queue that has one, which is gone then; None if none comes in time."""
+    def take(self, queues: Sequence[str], seconds: float) -> tuple[JobId, str] | None:
+        """Return the next message of the first queue that has one, with that queue; None if none comes in time."""
         messages, world = self._messages, self._network.world
         if self._network.is_away("broker", seconds):
             world.wait(seconds)
@@ -292,7 +292,7 @@ class Broker:
             world.note(f"twice: {job_id}")
             self._add(job_id, queue)
         world.note(f"took {job_id}")
-        return job_id
+        return job_id, queue
 
     def _lost(self, what: str) -> bool:
         self._network.travel(what, 1.0)

@@ -34,9 +34,9 @@ def turns(lengths: Lengths, mine: Queue) -> list[JobId]:
         for each, count in lengths.items()
         for number in range(count)
     ]
-    room = Room(slots=len(waiting), previews=0, low=len(waiting))
-    chosen, _ = choose(waiting, Shares(0, {}), room=room, now_us=0, ageing=timedelta(minutes=5))
-    return [job.job_id for job in chosen]
+    room = Room(slots=len(waiting), ahead=0)
+    plan = choose(waiting, Shares(0, {}), room=room, now_us=0, ageing=timedelta(minutes=5))
+    return [job.job_id for job in plan.jobs]
 
 
 @given(st.sampled_from(Lane), st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(0, 5))

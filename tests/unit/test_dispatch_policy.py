@@ -1,12 +1,13 @@
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.dispatch_policy import Room, choose, window
-from shared.dispatch_store import Shares, Waiting
+from api.dispatch_policy import Busy, Plan, Room, choose, window
+from shared.dispatch_store import Shares, UnderWay, Waiting
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
 from shared.jobs import Lane
@@ -37,14 +38,16 @@ class Dispatcher:
         for each in waiting:
             self.queues.setdefault(each.queue, []).append(each)
 
-    def round(self, slots: int = 1, previews: int = 0, room: Room | None = None) -> list[Waiting]:
-        room = room or Room(slots, previews, low=slots)
-        lanes = Lane if room.slots else {Lane.PREVIEW}
-        shown = [each for queue, own in self.queues.items() if queue.lane in lanes for each in own[: sum(room) + 1]]
-        chosen, self.given = choose(shown, self.given, room=room, now_us=self.now_us, ageing=AGEING)
-        for each in chosen:
+    def round(self, slots: int = 1, ahead: int = 0, **more: Any) -> list[Waiting]:
+        return self.plan(Room(slots, ahead), **more).jobs
+
+    def plan(self, room: Room, **more: Any) -> Plan:
+        shown = [each for own in self.queues.values() for each in own[: max(64, room.slots + room.ahead + 1)]]
+        plan = choose(shown, self.given, room=room, now_us=self.now_us, ageing=AGEING, **more)
+        self.given = plan.shares
+        for each in plan.jobs:
             self.queues[each.queue].remove(each)
-        return chosen
+        return plan
 
     def all(self, slots: int = 1) -> list[Waiting]:
         chosen = []
@@ -70,60 +73,102 @@ def unfairness(chosen: Sequence[Waiting], teams: str) -> int:
 
 
 def test_as_many_messages_as_there_are_free_slots_and_the_headroom() -> None:
-    four = Room(slots=4, previews=0, low=4)
-    assert window(four, others=1, previews=0, low=0, headroom=1) == Room(4, 0, 4)
-    assert window(four, others=4, previews=0, low=0, headroom=1) == Room(1, 0, 1)
-    assert window(four, others=3, previews=2, low=0, headroom=1) == Room(0, 0, 0)
-    assert window(four, others=18, previews=0, low=0, headroom=1) == Room(0, 0, 0)
+    four = Room(slots=4, ahead=0)
+    assert window(four, others=1, ahead=0, headroom=1) == Room(4, 0)
+    assert window(four, others=4, ahead=0, headroom=1) == Room(1, 0)
+    assert window(four, others=3, ahead=2, headroom=1) == Room(0, 0)
+    assert window(four, others=18, ahead=0, headroom=0) == Room(0, 0)
 
 
-def test_previews_have_room_of_their_own_and_beyond_it_take_that_of_others() -> None:
-    workers = Room(slots=4, previews=2, low=4)
-    assert window(workers, others=0, previews=0, low=0, headroom=1) == Room(5, 3, 5)
-    assert window(workers, others=9, previews=0, low=0, headroom=1) == Room(0, 3, 0)
-    assert window(workers, others=0, previews=3, low=0, headroom=1) == Room(5, 0, 5)
-    assert window(workers, others=0, previews=5, low=0, headroom=1) == Room(3, 0, 3)
-    assert window(workers, others=2, previews=9, low=0, headroom=0) == Room(0, 0, 0)
+def test_jobs_that_go_ahead_have_room_of_their_own_and_beyond_it_take_that_of_others() -> None:
+    workers = Room(slots=4, ahead=2)
+    assert window(workers, others=0, ahead=0, headroom=1) == Room(5, 3)
+    assert window(workers, others=9, ahead=0, headroom=1) == Room(0, 3)
+    assert window(workers, others=0, ahead=3, headroom=1) == Room(5, 0)
+    assert window(workers, others=0, ahead=5, headroom=1) == Room(3, 0)
+    assert window(workers, others=2, ahead=9, headroom=0) == Room(0, 0)
+    assert window(Room(slots=0, ahead=2), others=0, ahead=2, headroom=1) == Room(1, 1)
+    assert window(Room(slots=4, ahead=12), others=4, ahead=3, headroom=0) == Room(0, 9, kept=4)
 
 
 def test_nothing_is_published_while_no_worker_lives() -> None:
-    assert window(Room(0, 0, 0), others=0, previews=0, low=0, headroom=1) == Room(0, 0, 0)
+    assert window(Room(0, 0), others=0, ahead=0, headroom=1) == Room(0, 0)
 
 
-def test_low_jobs_find_what_room_all_others_leave_and_take_none_of_theirs() -> None:
-    workers = Room(slots=2, previews=0, low=3)  # one runs a low job, the other nothing; both would take a normal one
-    assert window(workers, others=0, previews=0, low=1, headroom=1) == Room(3, 0, 3)
-    assert window(workers, others=0, previews=0, low=4, headroom=1) == Room(3, 0, 0)
-    assert window(workers, others=2, previews=0, low=1, headroom=1) == Room(1, 0, 1)
-    assert window(workers, others=2, previews=1, low=1, headroom=1) == Room(0, 0, 0)
-
-
-def test_a_worker_that_runs_previews_alone_lets_one_more_job_be_published() -> None:
-    assert window(Room(slots=0, previews=2, low=0), others=0, previews=2, low=0, headroom=1) == Room(1, 1, 1)
-
-
-@given(waiting=st.lists(st.sampled_from(Lane), max_size=12), slots=st.integers(0, 5), previews=st.integers(0, 5))
-def test_no_lane_takes_the_room_that_is_not_its_own(waiting: list[Lane], slots: int, previews: int) -> None:
+@given(waiting=st.lists(st.sampled_from(Lane), max_size=12), slots=st.integers(0, 5), ahead=st.integers(0, 5))
+def test_as_long_as_nothing_is_overtaken_previews_alone_find_room_besides(
+    waiting: list[Lane], slots: int, ahead: int
+) -> None:
     shown = [job("a", number, lane=lane) for number, lane in enumerate(waiting)]
-    got = [each.queue.lane for each in Dispatcher(shown).round(slots, previews)]
+    got = [each.queue.lane for each in Dispatcher(shown).round(slots, ahead)]
     quick, slow = waiting.count(Lane.PREVIEW), len(waiting) - waiting.count(Lane.PREVIEW)
-    assert got.count(Lane.PREVIEW) == min(quick, slots + previews)
-    assert len(got) - got.count(Lane.PREVIEW) == min(slow, slots - max(0, min(quick, slots + previews) - previews))
+    assert got.count(Lane.PREVIEW) == min(quick, slots + ahead)
+    assert len(got) - got.count(Lane.PREVIEW) == min(slow, slots - max(0, min(quick, slots + ahead) - ahead))
 
 
-def test_a_job_that_aged_into_the_lane_of_previews_takes_no_room_of_theirs() -> None:
-    old = job("a", 0, accepted_us=0)
-    dispatcher = Dispatcher([old, *jobs("b", 2, lane=Lane.PREVIEW)], now_us=700 * SECOND)
-    assert teams_of(dispatcher.round(slots=0, previews=1)) == "b"
-    assert teams_of(dispatcher.round(slots=1, previews=1)) == "ab"
+def running(work: int, *, left: float | None = None, since: float = 0.0, lane: Lane = Lane.NORMAL) -> UnderWay:
+    """A job that a worker has, accepted so many seconds before time 1,000."""
+    return UnderWay(lane, int((1000 - since) * SECOND), work, work if left is None else left, ahead=False)
 
 
-def test_previews_chosen_while_nobody_sees_who_else_waits_put_nobody_back() -> None:
-    dispatcher = Dispatcher([job("a", 0, work=100), job("a", 1), *jobs("b", 11)])
+def overtaking(waiting: Iterable[Waiting], *jobs: UnderWay, room: Room, workers: int = 1) -> str:
+    """Return the teams whose jobs go ahead at time 1,000 of workers with 100 TFLOP/s."""
+    plan = Dispatcher(waiting, now_us=1000 * SECOND).plan(room, busy=Busy(jobs, 100.0, workers))
+    return "".join(each.queue.team_id for each in plan.jobs if each.job_id in plan.ahead)
+
+
+def test_a_job_goes_ahead_of_what_runs_when_its_turn_comes_first() -> None:
+    now = 1000 * SECOND
+    small, large = job("s", 0, 500, accepted_us=now), job("l", 1, 9000, accepted_us=now)
+    room = Room(slots=0, ahead=3)
+    assert overtaking([small, large], running(8000), room=room) == "s"
+    assert overtaking([small], running(400), room=room) == ""  # due before it
+    assert overtaking([small], running(8000, left=40, since=400), room=room) == ""  # late, but nearly done
+    assert overtaking([small], running(8000, left=4000, since=400), room=room) == "s"  # late
+    assert overtaking([small], running(400), running(8000), room=room, workers=2) == "s"
+    assert overtaking([small], running(8000), room=Room(slots=1, ahead=3)) == ""  # there is a slot for it
+
+
+def test_some_room_ahead_is_kept_for_previews_and_low_jobs_never_go_ahead() -> None:
+    now = 1000 * SECOND
+    full = Room(slots=0, ahead=1, kept=1)
+    assert overtaking([job("s", 0, 500, accepted_us=now)], running(8000), room=full) == ""
+    assert overtaking([job("p", 0, 400, Lane.PREVIEW, accepted_us=now)], running(8000), room=full) == "p"
+    low = job("l", 0, 5, Lane.LOW, accepted_us=now)
+    assert overtaking([low], running(8000, since=900), room=Room(slots=0, ahead=3)) == ""
+
+
+def test_a_normal_job_goes_ahead_of_a_low_one_even_before_anybody_knows_how_fast_workers_are() -> None:
+    plan = Dispatcher([job("n", 0, 9000)]).plan(
+        Room(slots=0, ahead=3), busy=Busy([running(2000, lane=Lane.LOW)], 0.0, workers=1)
+    )
+    assert len(plan.ahead) == 1
+
+
+def test_a_small_job_of_a_team_does_not_wait_behind_its_large_ones_that_are_late() -> None:
+    now = 1000 * SECOND
+    bulk = [job("a", number, 5000, accepted_us=now - 200 * SECOND + number) for number in range(20)]
+    fresh = job("a", 99, 600, accepted_us=now)
+    dispatcher = Dispatcher([*bulk, fresh], now)
+    assert dispatcher.round(busy=Busy((), 100.0, 1)) == [fresh]
+    assert dispatcher.round(busy=Busy((), 100.0, 1)) == bulk[:1]
+
+
+def test_what_was_begun_before_or_has_waited_long_goes_before_what_is_due() -> None:
+    now = 1000 * SECOND
+    fresh, broken = job("a", 3, 600, accepted_us=now), job("a", 2, 5000, accepted_us=now - 100 * SECOND)
+    old = job("a", 1, 9000, accepted_us=now - 301 * SECOND)
+    dispatcher = Dispatcher([old, broken._replace(again=True), fresh], now)
+    assert dispatcher.round(slots=3, busy=Busy((), 100.0, 1)) == [old, broken._replace(again=True), fresh]
+
+
+def test_previews_that_go_ahead_put_nobody_back() -> None:
+    dispatcher = Dispatcher([job("a", 0, work=100), *jobs("b", 11)])
     assert teams_of(dispatcher.round()) == "a"  # which now has 100 more than the other
+    dispatcher.add([job("a", 1)])
     dispatcher.add(jobs("p", 20, work=100, lane=Lane.PREVIEW))
     for _ in range(20):
-        assert teams_of(dispatcher.round(slots=0, previews=1)) == "p"
+        assert teams_of(dispatcher.round(slots=0, ahead=1)) == "p"
     assert teams_of(dispatcher.round(slots=10)) == "b" * 10
 
 
@@ -172,17 +217,16 @@ def test_what_two_teams_got_differs_by_no_more_than_a_job_while_both_wait(works:
 @settings(max_examples=200, deadline=None)
 def test_a_batch_has_no_job_twice_none_too_many_and_one_order(waiting: list[Waiting], count: int) -> None:
     ordered = sorted(waiting, key=lambda each: (each.accepted_us, each.job_id))
-    room, now_us = Room(count, 0, low=count), 1000 * SECOND
-    chosen, given_then = choose(ordered, Shares(0, {}), room=room, now_us=now_us, ageing=AGEING)
-    low, chosen_low = ([each for each in some if each.queue.lane is Lane.LOW] for some in (waiting, chosen))
-    assert len(chosen) == len(set(chosen)) >= min(count, len(waiting))
-    assert len(chosen) - len(chosen_low) == min(count, len(waiting) - len(low))
-    assert len(chosen_low) <= count
+    room, now_us = Room(count, 0), 1000 * SECOND
+    plan = choose(ordered, Shares(0, {}), room=room, now_us=now_us, ageing=AGEING)
+    assert len(plan.jobs) == len(set(plan.jobs)) == min(count, len(waiting))
+    aged = [each for each in ordered if now_us - each.accepted_us >= AGEING.total_seconds() * SECOND]
     for queue in {each.queue for each in waiting}:
-        own = [each for each in ordered if each.queue == queue]
-        assert [each for each in chosen if each.queue == queue] == own[: sum(each.queue == queue for each in chosen)]
+        own = [each for each in aged if each.queue == queue]
+        got = [each for each in plan.jobs if each.queue == queue]
+        assert got[: len(own)] == own[: len(got)]
     by_queue = sorted(ordered, key=lambda each: each.queue)  # the queues' order says nothing
-    assert choose(by_queue, Shares(0, {}), room=room, now_us=now_us, ageing=AGEING) == (chosen, given_then)
+    assert choose(by_queue, Shares(0, {}), room=room, now_us=now_us, ageing=AGEING) == plan
 
 
 def test_many_rounds_of_one_share_the_work_as_one_round_of_many() -> None:
@@ -259,11 +303,9 @@ def test_the_clock_never_goes_back() -> None:
     assert clocks[-1] > 0
 
 
-def test_low_jobs_take_nobodys_room_and_what_is_nobodys_alone() -> None:
+def test_low_jobs_find_the_slots_that_nobody_else_takes() -> None:
     waiting = [*jobs("l", 9, lane=Lane.LOW), *jobs("n", 2)]
     assert teams_of(Dispatcher(waiting).round(slots=3)) == "nnl"
     old = Dispatcher([job("l", number, lane=Lane.LOW, accepted_us=0) for number in range(9)], now_us=700 * SECOND)
     old.add(job("n", number, accepted_us=old.now_us) for number in range(9))
-    room = Room(slots=2, previews=0, low=1)
-    assert teams_of(old.round(room=room)) == "lnn"
-    assert teams_of(old.round(room=room._replace(low=0))) == "nn"
+    assert teams_of(old.round(slots=3)) == "lll"

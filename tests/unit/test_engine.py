@@ -1,6 +1,8 @@
 import gc
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from weakref import ReferenceType, ref
 import pytest
 
 from shared.clock import Clock
-from shared.errors import LeaseLost, ModelFailed, ReduxqError
+from shared.errors import LeaseLost, ModelFailed, ReduxqError, ShuttingDown
 from shared.images import Picture, Source
 from shared.jobs import Recipe
 from tests.models import PacedModel, Steps, seed_of
@@ -26,7 +28,7 @@ SOURCE = Source(picture(), "digest")
 class Follower:
     """Notes the progress and ends the job before a step, if told to."""
 
-    low = False
+    low, accepted = False, math.inf
 
     def __init__(self, end_at: int = -1, error: ReduxqError | None = None) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -98,6 +100,24 @@ with running(PacedModel()) as engine:
     time.sleep(5)
 """
 
+HANGING = """
+import time
+from datetime import timedelta
+from shared.clock import Clock
+from tests.models import PacedModel
+from tests.samples import record
+from tests.unit.test_engine import SOURCE, Follower
+from worker.engine import Engine
+class Hanging(PacedModel):
+    def {what}(self, *given):
+        return {how}
+engine = Engine(Hanging(), Clock(), timedelta(seconds=1), 16_384)
+engine.start()
+print("begins", flush=True)
+{begin}
+"""
+VARY = "engine.vary(SOURCE, record(num_inference_steps=1).parameters.recipe, Follower())"
+
 
 def ended(script: str) -> subprocess.CompletedProcess[str]:
     """A process that ran an engine."""
@@ -117,6 +137,23 @@ def test_an_engine_that_dies_with_nothing_to_do_ends_its_worker_too() -> None:
     idle = ended(IDLE)
     assert idle.returncode == 1
     assert "the engine died, and the worker with it" in idle.stdout
+
+
+@pytest.mark.parametrize(
+    ("what", "how", "begin"),
+    [
+        ("advance", "time.sleep(15)", VARY),
+        ("prepare", "time.sleep(15)", VARY),
+        ("decode", "lambda: time.sleep(15)", VARY),
+        ("other", "None", "with engine.watched(): time.sleep(15)"),
+    ],
+)
+def test_whatever_hangs_of_what_the_model_does_ends_the_worker(what: str, how: str, begin: str) -> None:
+    hung = ended(HANGING.format(what=what, how=how, begin=begin))
+    assert hung.returncode == 1
+    first, line = hung.stdout.splitlines()
+    assert first == "begins"
+    assert "the engine hangs, and the worker ends" in line
 
 
 def test_a_job_that_lost_its_lease_stops_at_the_next_step() -> None:
@@ -193,12 +230,23 @@ def test_a_call_has_no_more_image_tokens_than_settings_allow_and_the_pictures_ke
     assert seeds_of(varied) == [1, 2, 3, 4]
 
 
-def test_a_call_that_does_not_fit_the_device_is_split_and_its_size_stays_split() -> None:
+def test_a_call_that_does_not_fit_the_device_is_split_and_its_size_stays_split_for_a_while() -> None:
     model = PacedModel(most_rows=1)
     with running(model) as engine:
         for _ in range(2):
             assert seeds_of(engine.vary(SOURCE, recipe(seed=1, num_outputs=4), Follower())) == [1, 2, 3, 4]
     assert {len(seeds) for seeds in model.calls} == {1}
+
+
+def test_a_size_that_was_split_is_tried_whole_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engine.SHORTAGE", 0.3)
+    model = PacedModel(most_rows=1)
+    with running(model) as engine:
+        engine.vary(SOURCE, recipe(seed=1, num_outputs=2, num_inference_steps=1), Follower())
+        model.most_rows = 2
+        time.sleep(0.4)
+        engine.vary(SOURCE, recipe(seed=1, num_outputs=2, num_inference_steps=1), Follower())
+    assert model.calls[-1] == [1, 2]
 
 
 def test_a_picture_that_does_not_fit_the_device_alone_fails_its_job() -> None:
@@ -279,24 +327,40 @@ def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None
 
 
 def test_a_normal_job_goes_ahead_of_a_low_one_that_runs() -> None:
-    low, left = Follower(), list[tuple[float, float]]()
+    low = Follower()
     low.low = True
-
-    class Listener(Follower):
-        def check(self) -> None:
-            left.append((engine.seconds_left, engine.normal_left))
-
     with running(model := PacedModel(pace=0.01)) as engine, ThreadPoolExecutor() as pool:
         waits = pool.submit(engine.vary, SOURCE, recipe(seed=1, num_inference_steps=50), low)
         while len(low.seen) < 3:
             pass
-        engine.vary(SOURCE, recipe(seed=2, num_inference_steps=10), Listener())
+        engine.vary(SOURCE, recipe(seed=2, num_inference_steps=10), Follower())
         assert not waits.done()
         waits.result(10)
-    assert left[0][0] > left[0][1] == 0.0
-    assert left[-1][0] > left[-1][1] > 0.0
     seeds = [seed for call in model.calls for seed in call]
     assert seeds[seeds.index(2) :][:10].count(2) >= 9  # a low one has its small share
+
+
+def test_an_engine_that_closes_lets_go_at_once_what_does_not_fit_and_ends_what_does() -> None:
+    first, second = Follower(), Follower()
+    with running(PacedModel(pace=0.02)) as engine, ThreadPoolExecutor() as pool:
+        short = pool.submit(engine.vary, SOURCE, recipe(seed=1, num_inference_steps=30), first)
+        long = pool.submit(engine.vary, SOURCE, recipe(seed=2, num_inference_steps=50), second)
+        while len(first.seen) < 3 or not engine.speed:
+            pass
+        engine.close(1.0)
+        with pytest.raises(ShuttingDown):
+            long.result(0.3)
+        assert not short.done()
+        assert seeds_of(short.result(5)) == [1]
+    assert len(second.seen) < 10
+
+
+def test_an_engine_that_closes_before_it_knows_its_pace_begins_nothing() -> None:
+    with running(model := PacedModel()) as engine:
+        engine.close(60)
+        with pytest.raises(ShuttingDown):
+            engine.vary(SOURCE, recipe(), Follower())
+    assert not model.calls
 
 
 def test_a_stopped_engine_has_finished_what_it_was_given() -> None:
