@@ -8,17 +8,12 @@ from starlette.requests import Request
 
 from api.dependencies import services_of
 from shared.errors import Unauthorized
-from shared.keys import ApiKey
+from shared.keys import ApiKey, check_key
 from shared.limits import admit
 from shared.programs import Program
 
 
 async def authenticate(request: Request) -> ApiKey:
-    """Return the caller's key, once :func:`admission` has let it through."""
-    return await services_of(request).run(admission(request))
-
-
-def admission(request: Request) -> Program[ApiKey]:
     """Return the caller's key, and count the request.
 
     Raises:
@@ -26,12 +21,18 @@ def admission(request: Request) -> Program[ApiKey]:
         TooManyRequests: If it asks too often.
     """
     services = services_of(request)
-    return admit(_sent(request), services.settings.teams.requests_per_minute, services.known_keys)
+    most = services.settings.teams.requests_per_minute
+    return await services.run(admit(_sent(request), most, services.known_keys))
 
 
 def presumed(request: Request) -> ApiKey | None:
-    """Return the caller's key if it was right once; whether it works still is for :func:`admission` to say."""
+    """Return the caller's key if it was right once; whether it works still is for :func:`check` to say."""
     return services_of(request).known_keys.get(sha256(_sent(request).encode()).hexdigest())
+
+
+def check(request: Request) -> Program[ApiKey]:
+    """Return the caller's key without counting the request; Unauthorized if it does not work."""
+    return check_key(_sent(request))
 
 
 Caller = Annotated[ApiKey, Depends(authenticate)]

@@ -155,7 +155,9 @@ async def _submit(services: Services, batch: Batch, entry: Entry) -> bool:
         prompt = parse_prompt(sent)
         echo = Echo(type=TYPE, model=MODEL, prompt_object=json.dumps(sent), request_id=batch.request_id)
         draft = Draft(prompt.parameters, echo, low_priority=batch.low_priority, item=item)
-        await submit(services, batch.caller, draft, named_source(services, batch.caller, prompt.imageUrl, None), None)
+        await submit(
+            services, batch.caller, draft, named_source(services, batch.caller, prompt.imageUrl, None), once=None
+        )
     except IllegalTransition:  # canceled meanwhile, or another dispatcher was first
         return True
     except (Unavailable, TooManyRequests):

@@ -1,12 +1,14 @@
 """The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its list of models."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from pydantic_core import to_json
 from starlette.responses import RedirectResponse, Response
 
-from api.auth import Caller, admission, authenticate, presumed
+from api.auth import Caller, authenticate, check, presumed
 from api.deletion import delete_asset
 from api.dependencies import ServicesDep, services_of
 from api.fields import decoded
@@ -22,6 +24,7 @@ from shared.idempotency import fingerprint
 from shared.ids import AssetKey
 from shared.job_store import Report
 from shared.keys import ApiKey
+from shared.limits import Rate
 from shared.programs import Program, T, together
 from shared.teams import TeamUser, get_user
 
@@ -32,7 +35,7 @@ router = APIRouter(tags=["1min.ai"])
 async def create_feature(request: Request) -> Response:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
     if caller := presumed(request):
-        return await vary(request, caller, admission(request))
+        return await _vary_at_once(request, caller)
     return await vary(request, await authenticate(request))
 
 
@@ -92,36 +95,53 @@ async def keep(request: Request, caller: ApiKey, services: Services, upload: Upl
     return asset_answer(asset, upload.name, services.objects)
 
 
-async def vary(request: Request, caller: ApiKey, check: Program[ApiKey] | None = None) -> Response:
-    """Answer an ``IMAGE_VARIATOR`` body with its job's record.
+async def vary(request: Request, caller: ApiKey) -> Response:
+    """Answer an ``IMAGE_VARIATOR`` body with its job's record, for a caller who may ask."""
+    return await _told(request, caller, *await _submitted(request, caller))
 
-    Args:
-        request: With the body.
-        caller: Who asks.
-        check: Finds out whether the caller may, along with what else is looked up; None: that is known.
+
+async def _vary_at_once(request: Request, caller: ApiKey) -> Response:
+    """As :func:`vary`, for a caller who might ask earlier; whether that holds is asked along with what else must be.
+
+    The request is counted in the commit that makes its job, so that only one write is waited for.
     """
-    services = services_of(request)
-    wait = services.settings.api.wait_seconds
+    rate = Rate(caller.id, services_of(request).settings.teams.requests_per_minute)
     try:
-        body = await json_body(request)
-        draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
-        once = once_of(request, caller, fingerprint("features", body))
-    except Exception:
-        if check:  # who may not ask is told that first, and whoever asks wrongly is counted too
-            await services.run(check)
+        job, wait = await _submitted(request, caller, rate)
+    except RecordsUnavailable:
         raise
+    except Exception:
+        await authenticate(request)  # who may not ask is told that first, and whoever asks wrongly is counted too
+        raise
+    if job.report is None:  # made earlier
+        await authenticate(request)
+    return await _told(request, caller, job, wait)
+
+
+async def _submitted(request: Request, caller: ApiKey, rate: Rate | None = None) -> tuple[Accepted, timedelta | None]:
+    """Return the job that the body asks for, and how long the caller waits for its end."""
+    services = services_of(request)
+    body = await json_body(request)
+    wait = services.settings.api.wait_seconds
+    draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
+    once = once_of(request, caller, fingerprint("features", body))
     source = named_source(services, caller, reference, once)
-    if check:
-        source = source._replace(look=_after(check, source.look))
-    job = await submit(services, caller, draft, source, once)
-    found = await outcome(services, caller, job, draft.wait)
+    if rate:
+        source = source._replace(look=_after([check(request), rate.look()], source.look))
+    return await submit(services, caller, draft, source, once=once, rate=rate), draft.wait
+
+
+async def _told(request: Request, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Response:
+    """Answer with a job's record, as it is once the caller need not wait."""
+    services = services_of(request)
+    found = await outcome(services, caller, job, wait)
     answer = ai_record(found, await _payer(services, job, found), services.objects)
     return Response(to_json(answer), media_type="application/json")
 
 
-def _after(check: Program[Any], look: Program[T]) -> Program[T]:
-    """Return what ``look`` finds, unless ``check`` raises; both are asked in one go."""
-    return (yield from together([check, look]))[1]
+def _after(checks: Sequence[Program[Any]], look: Program[T]) -> Program[T]:
+    """Return what ``look`` finds, unless a check raises; all are asked in one go."""
+    return (yield from together([*checks, look]))[-1]
 
 
 async def _payer(services: Services, job: Accepted, found: Report) -> TeamUser:

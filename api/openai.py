@@ -35,7 +35,7 @@ async def create_variation(request: Request, caller: Caller, services: ServicesD
             wait=services.settings.api.openai_wait_seconds,
         )
         source = stored_source(services, caller, upload, once)
-        job = await submit(services, caller, draft, source, once)
+        job = await submit(services, caller, draft, source, once=once)
     record = (await outcome(services, caller, job, draft.wait)).record
     require_success(record)
     answer = await images_answer(services, record, asked.response_format)

@@ -1,6 +1,7 @@
 """The life of a submission, the same for every facade: what was asked becomes an accepted job."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,6 +21,7 @@ from shared.ids import JobId
 from shared.job_store import Report
 from shared.jobs import SEEDS, Echo, Item, JobRecord, Lane, Parameters, Webhook
 from shared.keys import ApiKey
+from shared.limits import Rate
 from shared.log import about
 from shared.programs import Program, together
 from shared.teams import TeamUser, get_user
@@ -50,8 +52,10 @@ class Accepted(NamedTuple):
     payer: TeamUser | None = None
 
 
-async def submit(services: Services, caller: ApiKey, draft: Draft, source: Wanted, once: Once | None) -> Accepted:
-    """Accept a job, or find the one that the same request made earlier.
+async def submit(
+    services: Services, caller: ApiKey, draft: Draft, source: Wanted, *, once: Once | None, rate: Rate | None = None
+) -> Accepted:
+    """Accept a job, or find the one that the same request made earlier; ``rate`` counts a request that made one.
 
     Raises:
         InvalidRequest: If the source is no image of the caller's team, or the Idempotency-Key was used otherwise.
@@ -64,7 +68,8 @@ async def submit(services: Services, caller: ApiKey, draft: Draft, source: Wante
         if await _counts(services, JobId(earlier), once.ended):
             return Accepted(JobId(earlier))
         once = once._replace(repeats=False)
-    return await _accept(services, caller, draft, source.come(asset), once)
+    accept = partial(services.jobs.accept, most_open=services.settings.teams.open_jobs, once=once, rate=rate)
+    return await _accept(services, caller, draft, source.come(asset), accept)
 
 
 async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Report:
@@ -102,7 +107,11 @@ async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:
 
 
 async def _accept(
-    services: Services, caller: ApiKey, draft: Draft, source: SourceContext, once: Once | None
+    services: Services,
+    caller: ApiKey,
+    draft: Draft,
+    source: SourceContext,
+    accept: Callable[[JobRecord], Program[JobId]],
 ) -> Accepted:
     if draft.parameters.get("disable_safety_checker") and not services.settings.api.allow_unchecked:
         what = "must be false: this service checks every variation"
@@ -111,9 +120,7 @@ async def _accept(
         seed = draft.parameters.get("seed")
         chosen = {**draft.parameters, "source": own.key, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
         record = _record(services, caller, draft, Parameters(**chosen), owns_source=own.owned)
-        most_open = services.settings.teams.open_jobs
-        accept = services.jobs.accept(record, most_open=most_open, once=once)
-        told: list[Program[Any]] = [accept, services.jobs.standing(record), get_user(caller.user_id)]
+        told: list[Program[Any]] = [accept(record), services.jobs.standing(record), get_user(caller.user_id)]
         job_id, *as_accepted = await services.run(together(told))
         own.overtaken = job_id != record.id
     if own.overtaken:

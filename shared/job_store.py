@@ -35,6 +35,7 @@ from shared.job_index import (
     take_lease,
 )
 from shared.jobs import JobRecord, JobStatus
+from shared.limits import Rate
 from shared.programs import Bounds, Guard, Program, T, broken_guard, commit, together
 from shared.transitions import Transition
 
@@ -76,17 +77,20 @@ class JobStore:
 
     lease: timedelta
 
-    def accept(self, record: JobRecord, *, most_open: int | None = None, once: Once | None = None) -> Program[JobId]:
+    def accept(
+        self, record: JobRecord, *, most_open: int | None = None, once: Once | None = None, rate: Rate | None = None
+    ) -> Program[JobId]:
         """Store a new job and reserve its price, unless the same request made one earlier; return the one that stands.
 
         Args:
             record: The job.
             most_open: How many its team may have waiting or running, this one included.
             once: What makes the request the same when it is sent again.
+            rate: Counts the request that makes a new job.
 
         Raises:
             InsufficientCredits: If its team or user cannot pay for it.
-            TooManyRequests: If its team has too many open jobs.
+            TooManyRequests: If its team has too many open jobs, or the key asked too often.
             IdempotencyKeyReused: If the earlier request asked for something else.
             IllegalTransition: If it is an item of a batch that no longer waits.
         """
@@ -94,15 +98,21 @@ class JobStore:
         waits = [batches.is_in(record.item)] if record.item else []
         first, remember = idempotency.mark(once, record.id)
         room = [] if most_open is None else [Bounds(("ZCARD", open_jobs(record.team_id)), most=most_open - 1)]
+        kept, count = ([rate.kept], rate.one_more) if rate else ([], [])
         payer = (record.team_id, record.user_id, record.price)
         broken = yield from broken_guard(
-            [new, *first, *waits, *room, *teams.affords(*payer)], [*effects(None, record, self.lease), *remember]
+            [new, *first, *kept, *waits, *room, *teams.affords(*payer)],
+            [*effects(None, record, self.lease), *remember, *count],
         )
         if broken in {None, new}:  # it is stored, now or when this was sent for the first time
             return record.id
         if broken in first:
             earlier = yield from idempotency.find(once)
-            return JobId(earlier) if earlier else (yield from self.accept(record, most_open=most_open, once=once))
+            if earlier:
+                return JobId(earlier)
+            return (yield from self.accept(record, most_open=most_open, once=once, rate=rate))
+        if rate and broken in kept:
+            raise (yield from rate.refusal())
         if broken in waits:
             raise IllegalTransition(f"{record.item} no longer waits")
         if broken in room:

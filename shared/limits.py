@@ -2,22 +2,53 @@
 
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from shared.errors import TooManyRequests
 from shared.ids import KeyId
 from shared.keys import ApiKey, check_key
-from shared.programs import Program, together
+from shared.programs import Bounds, Command, Program
 
 WINDOW: Final = timedelta(minutes=1)  #: begins with a key's first request, ends all at once
-REMEMBERED: Final = 10_000  #: keys; whose check and count are asked in one go
+REMEMBERED: Final = 10_000  #: keys that were right once
+
+
+class Rate(NamedTuple):
+    """How often a key may ask."""
+
+    key_id: KeyId
+    most: int  #: requests within the window
+
+    @property
+    def place(self) -> str:
+        return f"rate:{self.key_id}"
+
+    @property
+    def kept(self) -> Bounds:
+        """What must hold for one more request."""
+        return Bounds(("GET", self.place), most=self.most - 1)
+
+    @property
+    def one_more(self) -> list[Command]:
+        """The commands that count a request."""
+        return [("INCR", self.place), ("EXPIRE", self.place, int(WINDOW.total_seconds()), "NX")]
+
+    def look(self) -> Program[None]:
+        """Raise TooManyRequests if one more would be too many by now."""
+        if int((yield ("GET", self.place)) or 0) >= self.most:
+            raise (yield from self.refusal())
+
+    def refusal(self) -> Program[TooManyRequests]:
+        """Return the error that says when the key may ask again."""
+        seconds = yield ("TTL", self.place)
+        message = f"this key has made {self.most} requests within a minute, the most that are allowed"
+        return TooManyRequests(message, retry_after=max(1, seconds))
 
 
 def admit(text: str, most: int, known: dict[str, ApiKey]) -> Program[ApiKey]:
     """Return the key that the text is, and count one request of it.
 
-    Only who has a key's secret can use up its requests, so a text is checked before it is counted, unless it was right
-    once: whose it is never changes, but for whether it works still.
+    Only who has a key's secret can use up its requests, so a text is checked before it is counted.
 
     Args:
         text: As the caller sent it.
@@ -26,30 +57,14 @@ def admit(text: str, most: int, known: dict[str, ApiKey]) -> Program[ApiKey]:
 
     Raises:
         Unauthorized: If it is none of ours, was revoked or has expired; which of them is not told.
-        TooManyRequests: As :func:`count_request`.
+        TooManyRequests: If it has made ``most`` within the window.
     """
-    digest = sha256(text.encode()).hexdigest()
-    if digest in known:
-        both: list[Program[Any]] = [check_key(text), count_request(known[digest].id, most)]
-        key: ApiKey = (yield from together(both))[0]
-        return key
     key = yield from check_key(text)
     if len(known) >= REMEMBERED:
         known.clear()
-    known[digest] = key
-    yield from count_request(key.id, most)
-    return key
-
-
-def count_request(key_id: KeyId, most: int) -> Program[None]:
-    """Count one request of a key.
-
-    Raises:
-        TooManyRequests: If it has made ``most`` within the window.
-    """
-    place = f"rate:{key_id}"
-    count, _ = yield [("INCR", place), ("EXPIRE", place, int(WINDOW.total_seconds()), "NX")]
+    known[sha256(text.encode()).hexdigest()] = key
+    rate = Rate(key.id, most)
+    count, _ = yield rate.one_more
     if int(count) > most:
-        seconds = yield ("TTL", place)
-        message = f"this key has made {most} requests within a minute, the most that are allowed"
-        raise TooManyRequests(message, retry_after=max(1, seconds))
+        raise (yield from rate.refusal())
+    return key

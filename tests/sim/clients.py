@@ -192,7 +192,7 @@ class Clients:
 
 async def _submit(order: Order, again: bool, services: Services) -> Any:  # noqa: FBT001  bound by a partial
     once = order.once(again=again)
-    return await submit(services, CALLER, order.draft, order.source(services, once), once)
+    return await submit(services, CALLER, order.draft, order.source(services, once), once=once)
 
 
 async def _cancel(job_id: JobId, services: Services) -> None:
