@@ -5,6 +5,7 @@ back jobs whose worker fell silent and ends those whose deadline has passed. Any
 lead acts. Whatever it forgets at a crash it reads again from the records.
 """
 
+import math
 import signal
 import socket
 from collections.abc import Collection
@@ -71,6 +72,7 @@ class Dispatcher:
         self.name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._server_run = ""
         self._sent = 0  #: messages of this round
+        self._led_at = -math.inf  #: monotonic, when it last made sure that it leads
         self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
         self._tell_at = self._repair_at = 0.0  #: monotonic
 
@@ -96,7 +98,7 @@ class Dispatcher:
         """Do once all there is to do, if this dispatcher leads; return whether it does."""
         self._sent = 0
         try:
-            if not self._run(dispatch_store.lead(self.name, LEAD)):
+            if not self._leads():
                 self._server_run = ""  # a new leader begins with one quiet lease
                 return False
             now = self._clock.now()
@@ -119,6 +121,13 @@ class Dispatcher:
             self._server_run = ""
             raise
         return True
+
+    def _leads(self) -> bool:
+        """Say whether this dispatcher leads for long enough yet, or else become or stay the one that does."""
+        now = self._clock.monotonic()
+        if now - self._led_at >= LEAD.total_seconds() / 4:
+            self._led_at = now if self._run(dispatch_store.lead(self.name, LEAD)) else -math.inf
+        return self._led_at > -math.inf
 
     def _leases_can_be_trusted(self, server_run: str) -> bool:
         """Say whether the records server has been up for one lease, so that a missing lease means a lost worker."""

@@ -84,9 +84,18 @@ async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timed
     """
     if job.report and not wait:
         return job.report
+    record: JobRecord | None = None
+
+    async def has_ended() -> bool:
+        nonlocal record
+        record = await services.run(services.jobs.get(job.job_id))
+        return record is None or record.finished
+
     try:
         if wait:
-            await services.completions.wait(job.job_id, partial(_has_ended, services, job.job_id), wait)
+            await services.completions.wait(job.job_id, has_ended, wait)
+        if record and record.finished and record.team_id == caller.team_id:
+            return Report(record)
         return await report(services, caller, job.job_id)
     except RecordsUnavailable:
         if job.report is None:
@@ -159,8 +168,3 @@ async def _counts(services: Services, job_id: JobId, ended: timedelta | None) ->
     if ended is None or record is None or record.finished_at is None:
         return record is not None
     return services.clock.now() - record.finished_at < ended
-
-
-async def _has_ended(services: Services, job_id: JobId) -> bool:
-    record = await services.run(services.jobs.get(job_id))
-    return record is None or record.finished

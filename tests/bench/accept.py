@@ -43,7 +43,7 @@ from tests.samples import encoded, picture
 BENTOML = "bentoml==1.4.39"
 ENVIRONMENT = servers.ROOT / ".venv-bench"  #: BentoML's own: it pins what we do not
 ROUND = 5.0  #: seconds
-CALLERS = 32
+CALLERS = 128  #: enough that the API is never without work while Valkey writes
 ENDLESS = 10**15  #: slots, credits, requests
 ALL = index(EVERYWHERE, JobStatus.QUEUED)
 OPEN = {
