@@ -216,6 +216,26 @@ def test_a_storage_that_looks_at_no_signature_is_named(on_s3: StorageSettings) -
     assert not Trusting.objects
 
 
+class Noting(Trusting):
+    """A storage that remembers what it was given."""
+
+    given: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self.given.append(self.path)
+        super().do_PUT()
+
+
+def test_checks_that_run_side_by_side_share_no_folder_that_one_could_take_from_the_other(
+    on_s3: StorageSettings,
+) -> None:
+    with serving(Noting) as endpoint:
+        assert not faults("storage", Settings(storage=on_s3.model_copy(update={"endpoint": endpoint})))
+    (path,) = Noting.given
+    assert path.startswith("/tests/doctor-")
+    assert path.count("/") == 2
+
+
 class Late(Trusting):
     """A storage whose clock is behind by as much as is allowed."""
 
