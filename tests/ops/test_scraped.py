@@ -1,5 +1,6 @@
 """What the real processes tell, and whether alerts and dashboard ask for that."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tests.yard import LEASE, Yard
 pytestmark = pytest.mark.slow
 
 PROCESSES = ("api", "dispatcher", "worker")
+ABSENT = re.compile(r"absent\((\w+)")
 
 
 @dataclass
@@ -68,6 +70,16 @@ def test_alerts_and_dashboard_ask_only_for_what_is_told(seen: Seen) -> None:
         assert set(NAME.findall(query)) <= told, who
     ours = {name for name in told if name.startswith("reduxq_")}
     assert not [name for name in ours if name.endswith("_created")]
+
+
+def test_what_an_alert_misses_when_a_process_is_away_that_process_alone_tells(seen: Seen) -> None:
+    missed = {rule["alert"]: ABSENT.findall(rule["expr"]) for rule in alerts()}
+    tellers = {
+        alert: {process for process in PROCESSES for name in missing if name in names_in(seen.scrape(process))}
+        for alert, missing in missed.items()
+        if missing
+    }
+    assert tellers == {"ReduxqNoApi": {"api"}, "ReduxqNoDispatcher": {"dispatcher"}}
 
 
 def test_what_happened_is_what_is_told(seen: Seen) -> None:
