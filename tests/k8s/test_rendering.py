@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.k8s.__main__ import ALERTS, RULES, prometheus_rule
-from tests.k8s.rendering import OVERLAYS, kubectl, kustomize, named, render
+from tests.k8s.rendering import OVERLAYS, named, render
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.slow
@@ -22,13 +22,6 @@ def copied(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_renders_alike_each_time_and_anywhere(overlay: str, copied: Path) -> None:
     assert render(ROOT / "k8s" / "overlays" / overlay) == render(copied / "overlays" / overlay)
-
-
-@pytest.mark.skipif(not kubectl(), reason="there is no kubectl, and no registry of packages offers one")
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kubectl_renders_what_kustomize_does(overlay: str) -> None:
-    folder = ROOT / "k8s" / "overlays" / overlay
-    assert render(folder, kubectl()) == render(folder, kustomize())
 
 
 def test_scaling_and_monitoring_go_together_as_the_readme_says(copied: Path) -> None:
