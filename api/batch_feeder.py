@@ -41,6 +41,7 @@ GATHER: Final = 0.02  #: seconds, if the one before found something to do
 AHEAD: Final = timedelta(minutes=1)
 LEAST: Final = 16  #: of them, whatever the workers tell
 MOST: Final = 256
+DECODERS: Final = 1  #: images decoded at the same time: the memory of a dispatcher is small
 TOGETHER: Final = 32  #: items that become jobs at a time
 PAGE: Final = 500  #: items of a manifest that are read and signed in one go
 
@@ -50,7 +51,8 @@ class Feeder:
 
     def __init__(self, settings: Settings) -> None:
         teams = settings.teams.model_copy(update={"open_jobs": max(1, settings.teams.open_jobs // 2)})
-        self._settings = settings.model_copy(update={"teams": teams})
+        api = settings.api.model_copy(update={"decoders": DECODERS})
+        self._settings = settings.model_copy(update={"teams": teams, "api": api})
         self._tasks: dict[BatchId, asyncio.Task[bool]] = {}
 
     def run(self, stop: Event, name: str) -> None:

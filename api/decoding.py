@@ -34,7 +34,7 @@ async def inspect_apart(data: bytes, *, max_pixels: int) -> ImageType:
         BrokenImage: If it has too many pixels, is truncated, cannot be decoded, or its decoding does not end.
         Unavailable: If the machine is too busy.
     """
-    memory = BASE_BYTES + COPIES * len(data) + BYTES_PER_PIXEL * max_pixels
+    memory = most_memory(len(data), max_pixels)
     call = partial(_inspect, data, max_pixels, cpu_seconds=CPU_SECONDS, memory=memory)
     try:
         with fail_after(PATIENCE):
@@ -45,6 +45,11 @@ async def inspect_apart(data: bytes, *, max_pixels: int) -> ImageType:
         log.warning("a decoding process died", cause=repr(error.__cause__))
         what = f"the image cannot be decoded: the decoder crashed, or worked on it for longer than {CPU_SECONDS} s"
         raise BrokenImage(what) from error
+
+
+def most_memory(size_bytes: int, max_pixels: int) -> int:
+    """Return the bytes of address space that decoding a file may take."""
+    return BASE_BYTES + COPIES * size_bytes + BYTES_PER_PIXEL * max_pixels
 
 
 def _inspect(data: bytes, max_pixels: int, *, cpu_seconds: float, memory: int) -> ImageType:

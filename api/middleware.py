@@ -26,6 +26,7 @@ class RequestId:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        ANSWERS.labels(200)  # there before the first request, for the alert that no API is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

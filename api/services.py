@@ -1,7 +1,6 @@
 """What the API and the feeder of batches work with, built once by the composition roots."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -62,7 +61,7 @@ async def connected(settings: Settings) -> AsyncIterator[Services]:
             completions=completions,
             egress=Egress(settings.egress),
             clock=Clock(),
-            decoders=CapacityLimiter(os.cpu_count() or 1),
+            decoders=CapacityLimiter(settings.api.decoders),
             fetchers=CapacityLimiter(FETCHES),
         )
         follower.cancel()

@@ -14,6 +14,8 @@ from shared.programs import Program
 
 PLACE: Final = "dispatcher:backlog"
 LASTS: Final = timedelta(seconds=30)  #: without a dispatcher nobody knows
+WORKER_SPEED: Final = "dispatcher:worker_speed"
+REMEMBERED: Final = timedelta(days=30)  #: the time without a worker after which it may be another kind of GPU
 LANES: Final = tuple(Lane)  #: in the order of their turns
 
 
@@ -36,6 +38,12 @@ class Backlog(BaseModel):
     workers: int = 0
     slots: int = 0
     speed: float = 0.0  #: TFLOP/s of all workers together
+    worker_speed: float = 0.0  #: TFLOP/s of one, when the last told it; 0: none ever did
+
+    @property
+    def speed_of_one(self) -> float:
+        """TFLOP/s of a worker, be it of one that is there no more."""
+        return self.speed / max(self.workers, 1) or self.worker_speed
 
     @property
     def _running_left(self) -> float:
@@ -69,16 +77,16 @@ class Backlog(BaseModel):
     def desired_workers(self, target_wait: timedelta, most: int) -> int:
         """Return how many workers end within ``target_wait`` all that is there now, and never fewer than are busy.
 
-        It is the work in GPU-seconds by the wait in seconds, rounded up, ``most`` at most. While no worker has told its
-        speed those are unknown: then one is needed, and those that are there may be enough.
+        It is the work in GPU-seconds by the wait in seconds, rounded up, ``most`` at most. While no worker has told
+        its speed those are unknown: then one is needed, and those that are there may be enough.
         """
         busy = min(self.running, max(self.workers, 1))
         if not self.running + self.published + sum(count for count, _ in self.waiting.values()):
             return 0
         needed = max(self.workers, 1)
-        if self.speed:
+        if each := self.speed_of_one:
             work = self._running_left + sum(work for _, work in self.waiting.values())
-            needed = max(1, ceil(work * self.workers / self.speed / target_wait.total_seconds()))
+            needed = max(1, ceil(work / each / target_wait.total_seconds()))
         return max(busy, min(needed, most))
 
     @classmethod
@@ -90,9 +98,11 @@ class Backlog(BaseModel):
 def put(backlog: Backlog) -> Program[None]:
     """Tell what waits."""
     yield ("SET", PLACE, backlog.model_dump_json(), "EX", int(LASTS.total_seconds()))
+    if backlog.speed:
+        yield ("SET", WORKER_SPEED, str(backlog.speed_of_one), "EX", int(REMEMBERED.total_seconds()))
 
 
 def get() -> Program[Backlog | None]:
     """Return what waits; None if no dispatcher has told it lately."""
-    text = yield ("GET", PLACE)
-    return Backlog.parse(text) if text else None
+    text, each = yield [("GET", PLACE), ("GET", WORKER_SPEED)]
+    return Backlog.parse(text).model_copy(update={"worker_speed": float(each or 0)}) if text else None

@@ -70,6 +70,8 @@ class ApiSettings(_Group):
     """Largest image a client may send"""
     max_pixels: int = Field(64_000_000, gt=0)
     """Most pixels an image may have"""
+    decoders: int = Field(2, ge=1)
+    """Images decoded at the same time, up to the cores; one of `max_pixels` takes 1.1 GB of memory meanwhile"""
     max_batch_bytes: int = Field(50_000_000, gt=0)
     """Largest manifest of a batch that a client may send"""
     max_batch_lines: int = Field(50_000, gt=0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import psutil
 from PIL import Image
 
 import worker.runner
@@ -24,6 +25,7 @@ from shared.sizes import Size
 from shared.startup import start
 from tests.models import ChosenScores, PacedModel, Steps
 from tests.samples import MODEL
+from worker import metrics
 from worker.app import Worker
 from worker.encoding import encode
 
@@ -81,6 +83,8 @@ def work(settings: Settings) -> None:
     if model.photos:
         setattr(worker.runner, "encode", told_encode)  # noqa: B010  mypy takes assignments for mistakes
     serve(settings.worker.metrics_port)
+    own = psutil.Process()  # its memory stands for a device's
+    metrics.loaded(time.time() - own.create_time(), lambda: (own.memory_info().rss, psutil.virtual_memory().total))
     Worker(settings, model, ChosenScores(), MODEL).work()
 
 

@@ -52,7 +52,8 @@ def model(site: Site) -> Iterator[Finding]:
         yield judge(not faults, "; ".join(faults) or f"{place} is complete", mend)
     if site.settings.model.device != "cpu":
         width = WIDTHS[site.settings.model.precision]
-        yield _room(sum(map(numbers, headers["base"] + headers["redux"])) * width + HEADROOM)
+        need = sum(map(numbers, headers["base"] + headers["redux"])) * width + HEADROOM
+        yield from _room(need, site.settings.model.device)
 
 
 def _folder(place: str) -> Path | None:
@@ -99,16 +100,30 @@ def numbers(header: Header) -> int:
     return sum(math.prod(told["shape"]) for name, told in header.items() if not TABLED.search(name))
 
 
-def _room(need: int) -> Finding:
-    """Tell whether a GPU of this machine has so many bytes."""
+def _room(need: int, device: str) -> Iterator[Finding]:
+    """Tell whether the worker's GPU has so many bytes, and whether they are free."""
     wanted, tool = f"the {need / 2**30:.1f} GiB that the model needs", shutil.which("nvidia-smi")
-    if not tool:
-        return Finding(Level.NOTE, f"no GPU seen from here to have {wanted}")
-    asked = (tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-    told = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=10).stdout.split()
-    enough = sum(int(mebibytes) * 2**20 >= need for mebibytes in told)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not tool or (names and names.startswith("MIG-")):  # nvidia-smi's query knows no slices
+        yield Finding(Level.NOTE, f"no GPU seen from here to have {wanted}")
+        return
+    asked = (tool, "--query-gpu=index,uuid,memory.total,memory.used", "--format=csv,noheader,nounits")
+    told = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=10).stdout.splitlines()
+    there = [line.split(", ") for line in told]
+    if names:
+        chosen = [name.strip() for name in names.split(",")]
+        there = [gpu for name in chosen for gpu in there if name == gpu[0] or (name and gpu[1].startswith(name))]
+    number = int(device.partition(":")[2] or 0)
+    if number >= len(there):
+        mend = "compare REDUXQ_MODEL__DEVICE and CUDA_VISIBLE_DEVICES with `nvidia-smi -L`"
+        yield Finding(Level.BROKEN, f"no GPU is {device} for a worker here", mend)
+        return
+    index, _, most, used = there[number]
     mend = "use a larger GPU, or REDUXQ_MODEL__PRECISION=float8, which is not exact"
-    return judge(enough, f"{enough} of {len(told)} GPUs have {wanted}", mend)
+    yield judge(int(most) * 2**20 >= need, f"GPU {index} has {int(most) / 2**10:.1f} GiB of {wanted}", mend)
+    if int(most) * 2**20 >= need > (int(most) - int(used)) * 2**20:  # whose it is does not show in a container
+        mend = "fine if its worker runs; or else end what `nvidia-smi` shows there"
+        yield Finding(Level.NOTE, f"{int(used) / 2**10:.1f} GiB of GPU {index} are in use", mend)
 
 
 CHECK: Final = Check("model", model, "look at the files' owners and at nvidia-smi")

@@ -1,5 +1,6 @@
 """The checks of the servers that a deployment is made of, as far as they show from outside."""
 
+import ssl
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,16 +139,29 @@ def storage(site: Site) -> Iterator[Finding]:
 def links(site: Site) -> Iterator[Finding]:
     """Look at whether links let in whom they should, and nobody else."""
     with _probe(site) as (objects, key, body), httpx.Client(timeout=TIMEOUT) as web:
-        where = objects.location(AssetKey(""))
+        signer = objects
         try:
-            answer = web.get(objects.sign(key))
+            answer = web.get(signer.sign(key))
         except httpx.TransportError as error:
-            raise StorageUnavailable(f"links lead to {where}, which does not answer: {error}") from error
+            found = f"links lead to {objects.location(AssetKey(''))}, which does not answer: {error}"
+            public = site.settings.storage.public_endpoint
+            if not public or not _away(error):
+                raise StorageUnavailable(found) from error
+            yield Finding(Level.NOTE, found, PUBLIC_MEND.format(public))
+            inside = site.settings.storage.model_copy(update={"public_endpoint": None})
+            signer = ObjectStore(inside, tries=1)  # signatures are checked there as well
+            answer = web.get(signer.sign(key))
         yield from _date(site, answer)
         fine = answer.is_success and answer.content == body
-        yield judge(fine, f"a link to {where} answers {answer.status_code}", LINK_MEND)
+        yield judge(fine, f"a link to {signer.location(AssetKey(''))} answers {answer.status_code}", LINK_MEND)
         if not (answer.is_redirect or answer.is_server_error):  # which would say nothing of signatures
-            yield from _refused(web, objects.sign(key), objects.sign(key, BRIEF))
+            yield from _refused(web, signer.sign(key), signer.sign(key, BRIEF))
+
+
+def _away(error: httpx.TransportError) -> bool:
+    """Say whether there is no way to the server from here; one whose certificate is no good can be reached."""
+    cause = error.__cause__ and error.__cause__.__context__  # httpcore's, and the system's
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not isinstance(cause, ssl.SSLError)
 
 
 def _refused(web: httpx.Client, link: str, brief: str) -> Iterator[Finding]:
@@ -170,7 +184,8 @@ def _refused(web: httpx.Client, link: str, brief: str) -> Iterator[Finding]:
 def _probe(site: Site) -> Iterator[tuple[ObjectStore, AssetKey, bytes]]:
     """Have an object in the bucket for the time of the block."""
     objects = ObjectStore(site.settings.storage, tries=1)
-    key, body = AssetKey(f"{site.settings.storage.prefix}doctor/{uuid4()}"), uuid4().bytes
+    # In no folder: a storage of files removes one with its last object, under the hands of the other check.
+    key, body = AssetKey(f"{site.settings.storage.prefix}doctor-{uuid4()}"), uuid4().bytes
     objects.put(key, body, "application/octet-stream")
     try:
         yield objects, key, body
@@ -198,6 +213,7 @@ def api(site: Site) -> Iterator[Finding]:
 
 
 API_MEND: Final = "look at its log, and at the proxy and the certificate before it"
+PUBLIC_MEND: Final = "run the doctor where clients are, with REDUXQ_STORAGE__ENDPOINT={}: to there it must be reached"
 LINK_MEND: Final = "if the storage itself is well, set REDUXQ_STORAGE__PUBLIC_ENDPOINT to where clients reach it"
 REDIS_MEND: Final = "start it, or mend REDUXQ_{}__URL; look at its log and at the network between"
 CHECKS: Final = (

@@ -192,6 +192,23 @@ def test_a_worker_that_has_run_no_job_yet_counts_as_fast_as_the_others(
     assert (seen.workers, seen.speed) == (3, 900)
 
 
+def test_a_backlog_that_finds_no_worker_wakes_as_many_as_are_needed_at_the_last_ones_speed(
+    dispatcher: Dispatcher, records: redis.Redis, settings: Settings
+) -> None:
+    run(records, dispatch_store.announce_worker("one", WorkerLife(2, 1), timedelta(minutes=1)))
+    dispatcher.round()
+    run(records, dispatch_store.retire_worker("one"))
+    records.delete(backlog.PLACE)  # it lapses within half a minute
+    assert Standing(records, settings).scale() is None
+    job = record(created_at=datetime.now(UTC))
+    run(records, STORE.accept(job))
+    time.sleep(1.1)  # the dispatcher tells what waits each second
+    dispatcher.round()
+    seconds = job.parameters.work  # at 1 TFLOP/s
+    assert Standing(records, settings).scale() == {"desiredWorkers": min(8, -(-seconds // 60))}
+    assert seconds > 60
+
+
 def test_a_dispatcher_shows_its_life_as_leader_as_follower_and_with_the_records_server_away(
     settings: Settings, valkey: str
 ) -> None:

@@ -1,21 +1,27 @@
 """Batches over HTTP: API, dispatcher and a worker that takes no time, on servers of their own."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
+import trustme
 
 from shared.keys import create_key
 from shared.programs import run
+from tests.hostile import scan_bomb
 from tests.mill import Mill, batch_of, results
 from tests.servers import wait_until
+from tests.tls_servers import Names, Pictures, listening, reply
 
 FEW = {"REDUXQ_API__MAX_BATCH_LINES": "100", "REDUXQ_API__MAX_BATCH_BYTES": "400000", "REDUXQ_JOBS__LEASE_SECONDS": "2"}
+
+FROM_HERE = {"REDUXQ_EGRESS__IMAGE_URLS": "true", "REDUXQ_EGRESS__ALLOWED_NETWORKS": '["127.0.0.0/8", "::1/128"]'}
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,34 @@ def test_an_item_may_be_an_image_elsewhere_only_if_the_operator_allows_it(mill: 
     (item,) = results(mill.ended(sent["uuid"]))
     assert (item["status"], item["error"]["code"]) == ("FAILURE", "VALIDATION_ERROR")
     assert "not allowed here" in item["error"]["message"]
+
+
+def test_an_item_whose_image_kills_its_decoder_fails_and_no_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+    def kill_the_decoder() -> bool:
+        """As the system does when memory is short; say whether it was at work."""
+        for each in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "anyio.to_process" in each.cmdline() and each.cpu_times().user > 2:
+                    each.kill()
+                    return True
+        return False
+
+    with ExitStack() as living:
+        answers = Pictures(authority, Names(), living).handler(reply(scan_bomb(7900, 5000)), "localhost")
+        url = f"https://localhost:{living.enter_context(listening(answers))}/bomb.jpg"
+        mill = Mill(tmp_path, living, FEW | FROM_HERE)
+        mill.worker("one", pace=0)
+        sent = mill.send({"imageUrl": url}, {})
+        wait_until(kill_the_decoder, 60)
+        killed, whole = results(mill.ended(sent["uuid"]))
+    assert (killed["status"], killed["error"]["code"], whole["status"]) == ("FAILURE", "INVALID_IMAGE", "SUCCESS")
+    assert "the decoder crashed" in killed["error"]["message"]
 
 
 def test_a_batch_is_its_teams_own(mill: Mill) -> None:

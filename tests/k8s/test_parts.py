@@ -50,11 +50,11 @@ def test_flower_answers_its_probe_and_asks_everybody_else_for_the_password(tmp_p
         assert httpx.get(f"{url}/flower/tasks", auth=password).status_code == 200
 
 
-def test_the_api_lives_while_its_servers_are_away(tmp_path: Path, s3: str) -> None:
+def test_the_api_lives_and_is_sent_requests_while_its_servers_are_away(tmp_path: Path, s3: str) -> None:
     (container,) = pods(objects("gpu"))["api"]["spec"]["containers"]
     with servers.valkey(tmp_path / "valkey") as valkey, servers.api(tmp_path, servers.settings_for(valkey, s3)) as api:
-        url = api + container["livenessProbe"]["httpGet"]["path"]
         with connect(valkey) as records:
             records.shutdown(nosave=True)
         assert httpx.get(f"{api}/readyz", timeout=30).status_code == 503
-        assert httpx.get(url).status_code == 200
+        for probe in ("livenessProbe", "readinessProbe"):
+            assert httpx.get(api + container[probe]["httpGet"]["path"]).status_code == 200

@@ -18,7 +18,7 @@ FIRING: dict[str, tuple[dict[str, str], str]] = {
     "ReduxqRecordsNotDurable": ({'reduxq_records_durable{instance="a"}': "0x9"}, "3m"),
     "ReduxqRecordsFull": ({"reduxq_records_memory_ratio": "0.81x20"}, "8m"),
     "ReduxqNoDispatcher": ({"reduxq_dispatcher_leads": "0x9"}, "4m"),
-    "ReduxqNoApi": ({"reduxq_workers": "1x9"}, "4m"),
+    "ReduxqNoApi": ({'reduxq_jobs_accepted_total{instance="dispatcher"}': "0x9"}, "4m"),
     "ReduxqApiErrors": (
         {'reduxq_api_answers_total{status="200"}': "0+90x20", 'reduxq_api_answers_total{status="503"}': "0+10x20"},
         "15m",

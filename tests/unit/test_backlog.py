@@ -95,6 +95,11 @@ def test_a_teams_own_jobs_count_though_no_dispatcher_has_told_what_waits() -> No
         ({"workers": 3, "speed": 3.0}, 0),  # nothing to do: to zero
         ({"waiting": {"normal:a": (1, 1)}}, 1),  # from zero, whatever it takes
         ({"waiting": {"normal:a": (90, 9000)}, "workers": 2}, 2),  # nobody knows yet how long it takes
+        ({"waiting": {"normal:a": (10, 1800)}, "worker_speed": 10.0}, 3),  # from zero, by what the last one told
+        (
+            {"waiting": {"normal:a": (10, 1800)}, "worker_speed": 10.0, "workers": 1, "speed": 30.0},
+            1,
+        ),  # it knows better
         ({"waiting": {"normal:a": (10, 600)}, "workers": 1, "speed": 10.0}, 1),  # 60 GPU-seconds in 60 s
         ({"waiting": {"normal:a": (10, 601)}, "workers": 1, "speed": 10.0}, 2),
         ({"waiting": {"normal:a": (10, 601)}, "workers": 4, "speed": 40.0}, 2),  # the speed is that of all together
@@ -121,6 +126,7 @@ def test_desired_workers_are_gpu_seconds_by_target_wait_within_bounds(known: dic
         running_work=COUNT,
         workers=st.integers(0, 9),
         speed=st.sampled_from([0.0, 0.1, 30.0]),
+        worker_speed=st.sampled_from([0.0, 0.1, 30.0]),
     ),
     st.integers(1, 9),
 )

@@ -9,6 +9,7 @@ import pytest
 
 from shared.settings import Settings, load_settings
 from tests.composed import COMPOSE, composed, settings_of
+from tests.needed_memory import needed_memory
 from tests.servers import ROOT
 
 GIVEN: Final = {
@@ -173,3 +174,9 @@ def test_env_is_drawn_once_complete_and_private(tmp_path: Path) -> None:
     assert all(re.fullmatch("[0-9a-f]{48}", secret) for secret in secrets)
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert drawn(tmp_path) == text
+
+
+@pytest.mark.parametrize("name", ["api", "dispatcher"])
+def test_the_largest_images_do_not_end_a_container_for_its_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = int(SERVICES[name]["mem_limit"].removesuffix("g")) * 2**30
+    assert limit >= needed_memory(settings_in(name, monkeypatch))[name]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +81,41 @@ def test_a_model_is_found_where_the_hub_keeps_it(model: Path, tmp_path: Path, mo
     assert not faults(hub)
 
 
-def test_a_gpu_that_is_too_small_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("device", "visible", "found"),
+    [
+        ("cuda", None, ["broken: GPU 0 has 2.0 GiB of the 3.0 GiB that the model needs -> use a larger GPU"]),
+        ("cuda:1", None, []),
+        ("cuda", "1", []),
+        ("cuda", "GPU-b", []),
+        ("cuda:1", "1, 0", ["broken: GPU 0 has 2.0 GiB"]),
+        ("cuda", "2", ["note: 22.0 GiB of GPU 2 are in use -> fine if its worker runs"]),
+        ("cuda", "MIG-d", ["note: no GPU seen from here"]),
+        ("cuda:3", None, ["broken: no GPU is cuda:3 for a worker here"]),
+        ("cuda:1", "1", ["broken: no GPU is cuda:1"]),
+    ],
+)
+def test_the_gpu_that_a_worker_gets_is_looked_at_and_no_other(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, found: list[str]
+) -> None:
     tool = tmp_path / "nvidia-smi"
-    ask = partial(faults, with_model(model, "cuda"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert ask() == ["note: no GPU seen from here to have the 3.0 GiB that the model needs -> "]
-    tool.write_text("#!/bin/sh\necho 2048\necho 2048\n")
+    tool.write_text("#!/bin/sh\necho '0, GPU-a, 2048, 1'\necho '1, GPU-b, 24576, 1'\necho '2, GPU-c, 24576, 22528'\n")
     tool.chmod(0o755)
-    assert ask()[0].startswith("broken: 0 of 2 GPUs have the 3.0 GiB that the model needs -> use a larger GPU")
-    tool.write_text("#!/bin/sh\necho 2048\necho 24576\n")
-    assert not ask()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    told = faults(with_model(model, device))
+    assert len(told) == len(found)
+    assert all(fault.startswith(start) for fault, start in zip(told, found, strict=True)), told
+
+
+def test_where_no_gpu_is_seen_its_memory_is_a_note(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = faults(with_model(model, "cuda"))
+    assert told == ["note: no GPU seen from here to have the 3.0 GiB that the model needs -> "]
 
 
 def test_what_tables_stand_for_takes_no_room() -> None:
