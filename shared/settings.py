@@ -186,8 +186,8 @@ class ModelSettings(_Group):
     """Whether a GPU runs the transformer's blocks compiled; a CPU never does"""
     attention: Literal["expanded", "bias"] = "expanded"
     """How the absent prompt's 512 equal rows take part in attention: as keys made 512, or as one key with a bias"""
-    warm_sizes: tuple[str, ...] = ("1024x1024",)
-    """Sizes that a worker tries before it is ready: `["1024x1024","576x448"]`"""
+    warm_sizes: tuple[str, ...] = ("1152x896", "1024x1024", "576x448")
+    """Sizes that a worker tries before it is ready: those that are asked for when nothing is said, and a preview's"""
     cache: str = ""
     """Folder for what is computed once for a model; empty means `~/.cache/reduxq`"""
     conditions_bytes: int = Field(268_435_456, ge=0)

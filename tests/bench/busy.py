@@ -30,7 +30,6 @@ from tests.yard import Yard
 from worker.encoding import encode
 
 JOBS, WORKERS = 50, (1, 2)
-LOOPED = 20  #: that the loop is given: each takes it as long as any other
 PACE = 0.125  #: seconds for a row's step at 1 megapixel: 3.5 s a picture of 28 steps, the goal for an H200
 DECODE = 1 / 8  #: of a step, by the operations of either
 GOAL = 97.0  #: percent
@@ -134,9 +133,8 @@ def main() -> None:
         yard.objects.put(SOURCE, encoded(clouds(Size(2048, 1536)), "JPEG"), "image/jpeg")
         for workers in WORKERS:
             psutil.cpu_percent()
-            sides = (("ours", ours, jobs), ("one after another", one_by_one, min(jobs, LOOPED)))
-            for name, side, count in sides:
-                run = side(yard, workers, count, pace)
+            for name, side in (("ours", ours), ("one after another", one_by_one)):
+                run = side(yard, workers, jobs, pace)
                 told = f"{workers} x {name}; the cores {psutil.cpu_percent():.0f} % busy"
                 print(f"{run.line()}: {told}", flush=True)
 

@@ -30,6 +30,7 @@ from worker.redux.attention import CollapsedAttention
 from worker.redux.denoise import _velocity
 from worker.redux.float8 import use_float8
 from worker.redux.latents import grid, positions
+from worker.redux.model import compile_blocks
 from worker.redux.modulation import Modulation
 from worker.redux.weights import _fill
 
@@ -72,10 +73,10 @@ class Bench:
         del self.stock, self.tensors, self._inputs, self.expected
         free(self.device)
 
-    def compile(self, network: FluxTransformer2DModel) -> None:
-        """Compile the blocks as the worker does."""
+    def compile(self, network: FluxTransformer2DModel, blocks: Callable[[FluxTransformer2DModel], None]) -> None:
+        """Compile the blocks in some way, if this is a GPU."""
         if self.device.type == "cuda":
-            network.compile_repeated_blocks()
+            blocks(network)
 
 
 class Memory:
@@ -103,7 +104,7 @@ def stock(bench: Bench, *, compiled: bool = False, collapsed: bool = False) -> P
     if collapsed:
         network.set_attn_processor(CollapsedAttention("expanded", bench.stock.proj_out.weight))
     if compiled:
-        bench.compile(network)
+        bench.compile(network, FluxTransformer2DModel.compile_repeated_blocks)
 
     def at(point: Point) -> Call:
         given = stock_call(network, bench.inputs(point), 1 if collapsed else NULLS)
@@ -150,7 +151,7 @@ def ours_float8(bench: Bench, *, torchao: bool = False, graph: bool = False) -> 
 def stepping(bench: Bench, weights: "Ours", *, compiled: bool = True, graph: bool = False) -> Prepared:
     """Compile the blocks, and say what takes a step with them."""
     if compiled:
-        bench.compile(weights.transformer)
+        bench.compile(weights.transformer, compile_blocks)
 
     def at(point: Point) -> Call:
         call = partial(_velocity, weights, *our_call(weights, bench.inputs(point)))  # type: ignore[arg-type]

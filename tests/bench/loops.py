@@ -29,7 +29,7 @@ from transformers.models.siglip import SiglipImageProcessorPil
 from shared.clock import Clock
 from shared.images import Picture, read_source
 from shared.jobs import OutputFormat, Recipe
-from shared.settings import ModelSettings
+from shared.settings import ModelSettings, WorkerSettings
 from shared.sizes import Size
 from tests.bench.gpu_models import TINY, Scale, make_inputs, make_transformer, stock_call, write_bundle
 from tests.paced_worker import clouds
@@ -43,7 +43,7 @@ DEPTH: Final = (1, 2)  #: double and single blocks; FLUX.1 has 19 and 38
 HEADS: Final = 4  #: of width 128, as FLUX.1's 24
 STEPS, ROUNDS, VARIATIONS = 6, 2, 4
 GUIDANCE, QUALITY = 3.0, 80
-CALL_TOKENS = 16_384  #: image tokens in a call at most: the setting's default, four rows and more
+CALL_TOKENS = WorkerSettings.model_fields["call_tokens"].default
 SIZE: Final = Size(512, 512)
 GOALS: Final = (1.5, 1.6)  #: times as fast as the pipelines and as cog-flux's loop
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 import torch
+from diffusers import FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
@@ -66,7 +67,7 @@ class ReduxModel:
         like = torch.empty(0, device=weights.device, dtype=weights.dtype)
         weights.transformer.set_attn_processor(CollapsedAttention(settings.attention, like))
         if settings.compile and weights.device.type == "cuda":
-            weights.transformer.compile_repeated_blocks(dynamic=True)  # other sizes share what was compiled for one
+            compile_blocks(weights.transformer)
 
     @torch.inference_mode()
     def prepare(self, source: Source, recipe: Recipe) -> Prepared:
@@ -160,6 +161,11 @@ class ReduxModel:
         context = 1 + (vision.image_size // vision.patch_size) ** 2
         places = torch.cat([torch.zeros(context, 3), positions(size)]).to(self._weights.device)
         return torch.stack(self._weights.transformer.pos_embed(places))
+
+
+def compile_blocks(transformer: FluxTransformer2DModel) -> None:
+    """Have the transformer's blocks compiled, so that all sizes share what was compiled for one."""
+    transformer.compile_repeated_blocks(dynamic=True)
 
 
 def _fitting(call: Callable[[], Made]) -> Made:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 import structlog
@@ -78,10 +78,9 @@ class Tables:
             self._folder.mkdir(parents=True, exist_ok=True)
             data = save({"table": table}, {"digest": _digest(key, table)})
             self._make_room(len(data))
-            with TemporaryDirectory(prefix=".", dir=self._folder) as scratch:
-                fresh = Path(scratch, key)
-                fresh.write_bytes(data)
-                fresh.replace(self._folder / key)
+            with NamedTemporaryFile(prefix=".", dir=self._folder, delete=False) as fresh:
+                fresh.write(data)
+            Path(fresh.name).replace(self._folder / key)
         except OSError as error:
             log.warning("cannot keep a modulation table", folder=str(self._folder), reason=str(error))
 

@@ -8,6 +8,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from shared.errors import Misconfigured, ModelUnavailable
+from shared.ids import AssetKey
+from shared.jobs import Parameters
+from shared.settings import ModelSettings, WorkerSettings
 from shared.sizes import Size
 from tests.unit.redux.pictures import beach, portrait
 from tests.unit.redux.running import finish, load, make_model, recipe, source, start
@@ -57,6 +60,13 @@ def test_the_biases_count_for_all_the_rows_of_the_prompt(dtype: torch.dtype) -> 
 def test_warming_makes_the_usual_tables(weights: Weights, tmp_path: Path) -> None:
     make_model(weights, tmp_path).warm([Size(64, 64), Size(96, 64)], call_tokens=40)
     assert len(list((tmp_path / "modulation").iterdir())) == 2
+
+
+def test_what_is_asked_for_when_nothing_is_said_is_warm_and_so_are_calls_of_many_rows() -> None:
+    warm = [parse_size(text) for text in ModelSettings().warm_sizes]
+    usual = Parameters(source=AssetKey("x"), seed=0).size
+    assert {usual, Size(1024, 1024)} <= {*warm}
+    assert min(size.tokens for size in warm) <= WorkerSettings().call_tokens // 2
 
 
 def test_a_device_without_room_for_one_picture_is_no_place_for_a_worker(
