@@ -1,4 +1,4 @@
-"""Previews are begun at once by a worker that has no slot left, and normal jobs by one that runs low ones."""
+"""What goes ahead is begun at once by a worker that has no slot left: previews, what is due first, all but low jobs."""
 
 import time
 from datetime import UTC, datetime
@@ -27,8 +27,9 @@ class Desk:
         for lane in Lane:
             yard.records.hset(f"team:{lane}", "credit", 10**9)
 
-    def accept(self, lane: Lane) -> int:
-        seed, steps = 100 + len(self.accepted), PREVIEW_STEPS if lane is Lane.PREVIEW else LARGE_STEPS
+    def accept(self, lane: Lane, steps: int | None = None) -> int:
+        seed = 100 + len(self.accepted)
+        steps = steps or (PREVIEW_STEPS if lane is Lane.PREVIEW else LARGE_STEPS)
         job = record(datetime.now(UTC), seed=seed, num_inference_steps=steps, megapixels="0.25")
         run(self._yard.records, STORE.accept(job.model_copy(update={"lane": lane, "team_id": TeamId(lane)})))
         self.accepted[seed] = job.id
@@ -76,6 +77,22 @@ def test_previews_that_follow_each_other_without_end_keep_no_large_job_from_its_
         previews = [seed if not desk.stored(seed).finished else desk.accept(Lane.PREVIEW) for seed in previews]
         time.sleep(0.02)
     assert desk.stored(large).started_at
+
+
+def test_a_job_that_is_due_first_is_begun_at_once_though_every_slot_is_taken_and_what_it_overtook_still_ends(
+    yard: Yard,
+) -> None:
+    desk = Desk(yard)
+    runs, waits = (desk.accept(Lane.NORMAL, steps=50) for _ in range(2))
+    yard.denoising("one")
+    small = [desk.accept(Lane.NORMAL, steps=steps) for steps in (10, 8)]
+    desk.wait_for_all()
+    begun = desk.begun()
+    assert max(begun[seed] for seed in small) < SOON + 10 * PACE
+    ended = [seed for _, seed in sorted((str(desk.stored(seed).finished_at), seed) for seed in begun)]
+    assert set(ended[:2]) == set(small)
+    assert ended[2:] == [runs, waits]
+    assert {desk.stored(seed).attempt for seed in begun} == {1}
 
 
 def test_normal_jobs_are_begun_at_once_beside_a_low_one_that_takes_the_slot_and_waits_for_them(yard: Yard) -> None:
