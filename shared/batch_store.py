@@ -186,6 +186,12 @@ def fail_item(item: Item, error: ReduxqError, state: State = Lot.WAITING) -> Pro
     yield from commit([is_in(item, state)], moved(item, state, JobStatus.FAILED, outcome))
 
 
+def fail_attempt(item: Item, failed: int) -> Program[None]:
+    """Note how often a waiting item could not become a job, for reasons that may pass."""
+    outcome = Outcome(failed_attempts=failed)
+    yield from commit([is_in(item)], moved(item, Lot.WAITING, Lot.WAITING, outcome))
+
+
 def cancel(batch_id: BatchId, now: datetime) -> Program[Batch]:
     """End all items that wait; those that are jobs are the feeder's to cancel. One that has ended stays as it is."""
     waiting, canceled = (state_place(batch_id, state) for state in (Lot.WAITING, JobStatus.CANCELED))

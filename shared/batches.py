@@ -43,6 +43,7 @@ class Outcome(Value):
     seeds: tuple[int, ...] = ()  #: of the variations under ``keys``
     flagged: tuple[Flagged, ...] = ()
     failure: Failure | None = None
+    failed_attempts: int = 0  #: to let it become a job, while it waits
 
 
 class Batch(Told):
