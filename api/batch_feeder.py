@@ -9,6 +9,7 @@ import json
 from datetime import timedelta
 from functools import partial
 from math import ceil
+from secrets import token_hex
 from tempfile import TemporaryFile
 from threading import Event
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 import structlog
 
 from api.batch_requests import complete
-from api.batch_view import manifest_lines, results_key
+from api.batch_view import manifest_lines
 from api.onemin_requests import parse_prompt
 from api.onemin_view import MODEL, TYPE
 from api.services import Services, connected
@@ -36,7 +37,7 @@ from shared.errors import (
     Unavailable,
     UnreadableRecord,
 )
-from shared.ids import BatchId, TeamId
+from shared.ids import AssetKey, BatchId, TeamId
 from shared.job_index import open_jobs
 from shared.jobs import Echo, Item, JobStatus
 from shared.programs import Program, together
@@ -129,16 +130,19 @@ async def _look(services: Services, batch_id: BatchId, name: str) -> float | Non
 
 
 async def _finish(services: Services, batch: Batch) -> None:
-    """Store the result manifest and end the batch."""
+    """Store the result manifest, under a key of its own, and end the batch."""
+    key = AssetKey(f"{services.settings.storage.prefix}batches/{batch.id}_{token_hex(4)}.jsonl")
+    ending = await services.run(batch_store.plan_end(batch, key, services.clock.now()))
+    if ending is None:
+        return
     with TemporaryFile() as file:
         after = 0
         while page := await services.run(batch_store.entries(batch.id, STATES, limit=PAGE, after=after)):
             file.write(await services.in_thread(partial(manifest_lines, page, services.objects)))
             after = page[-1].number
         file.seek(0)
-        key = results_key(batch, services.settings.storage.prefix)
         await services.in_thread(partial(services.objects.put, key, file, "application/jsonl"))
-    if await services.run(batch_store.finish(batch.id, batch.version, services.clock.now())):
+    if await services.run(batch_store.finish(batch.id, ending.version, services.clock.now())):
         log.info("ended a batch", batch=batch.id)
 
 

@@ -13,7 +13,6 @@ from typing import Final
 import redis
 import structlog
 
-from api.batch_view import results_key
 from shared import assets, batch_store, dispatch_store, transitions
 from shared.clock import Clock
 from shared.errors import ReduxqError, UnreadableRecord
@@ -77,8 +76,7 @@ class Sweeper:
         for batch_id in batches:
             with suppress(UnreadableRecord):  # it keeps no other from leaving
                 if batch := self._run(batch_store.get(batch_id)):
-                    self._objects.delete(results_key(batch, self._settings.storage.prefix))
-                    self._run(batch_store.forget(batch))
+                    self._run(batch_store.forget(batch, now))
         return any(len(found) == BATCH for found in (orphans, uploads, images, *ended, batches))
 
     def _erase(self, job_id: JobId) -> JobRecord | None:

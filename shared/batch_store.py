@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from pydantic import ValidationError
 
 from shared import idempotency, teams
+from shared.assets import orphan
 from shared.batches import (
     AGAIN,
     OPEN,
@@ -26,16 +27,19 @@ from shared.batches import (
 )
 from shared.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, UnreadableRecord
 from shared.idempotency import Once
-from shared.ids import BatchId, TeamId
+from shared.ids import AssetKey, BatchId, TeamId
 from shared.job_index import COMPLETIONS, COMPLETIONS_KEPT, told
 from shared.jobs import BatchEvent, Failure, Item, JobStatus
 from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit, lowest
+from shared.settings import TeamsSettings
 from shared.transitions import telling
 
 LIVING: Final = "batches"  #: set of the batches that have not ended
 ENDED: Final = "batches:ended"  #: those that have, by acceptance in Unix seconds
+KEPT: Final = "batches:bytes"  #: hash of the size of each team's batches, ended ones too
 STAGED: Final = timedelta(hours=1)  #: how long items of a batch are kept that never was accepted
 ROOM: Final = 60  #: seconds until a team with too many batches may try again
+KEPT_LONG: Final = 3600  #: seconds, if it is those that have ended that take too much
 
 Change = Callable[[Batch], Batch]
 
@@ -77,14 +81,13 @@ class Staged(NamedTuple):
 
     line: Line
     failure: Failure | None = None  #: why it cannot become a job
-    again: bool = True  #: whether trying again may help
 
 
 def stage(batch_id: BatchId, items: Mapping[int, Staged]) -> Program[None]:
     """Store items of a batch by line; nobody sees them yet, and they are forgotten if it is not accepted."""
     stored: list[Command] = []
-    for number, (line, failure, again) in items.items():
-        state: State = Lot.WAITING if failure is None else JobStatus.FAILED if again else Lot.INVALID
+    for number, (line, failure) in items.items():
+        state = Lot.INVALID if failure else Lot.WAITING
         stored.append(("HSET", lines_place(batch_id), number, line.model_dump_json(exclude_defaults=True)))
         stored.append(("ZADD", state_place(batch_id, state), number, number))
         if failure:
@@ -97,31 +100,33 @@ def unstage(batch_id: BatchId) -> Program[None]:
     yield from commit([_unseen(batch_id)], [("UNLINK", *places(batch_id))])
 
 
-def accept(batch: Batch, total: int, price: int, *, most: int, once: Once | None) -> Program[BatchId]:
+def accept(batch: Batch, total: int, price: int, *, limits: TeamsSettings, once: Once | None) -> Program[BatchId]:
     """Make a staged batch seen, unless the same request made one earlier; return the one that stands.
 
     Args:
         batch: Its record.
         total: How many items were staged.
         price: Of all of them, which its team must have; it is not reserved.
-        most: How many batches its team may have that have not ended, this one included.
+        limits: How many batches its team may have that have not ended, and how large they all may be together.
         once: What makes the request the same when it is sent again.
 
     Raises:
         InvalidRequest: If its first items are forgotten.
         InsufficientCredits: If its team or user cannot pay for it.
-        TooManyRequests: If its team has too many batches.
+        TooManyRequests: If its team has too many batches, or too large ones.
         IdempotencyKeyReused: If the earlier request asked for something else.
     """
     new = _unseen(batch.id)
     whole = Bounds(("HLEN", lines_place(batch.id)), total, total)
     first, remember = idempotency.mark(once, batch.id)
-    room = Bounds(("SCARD", _living(batch.team_id)), most=most - 1)
+    room = Bounds(("SCARD", _living(batch.team_id)), most=limits.open_batches - 1)
+    space = Bounds(("HGET", KEPT, batch.team_id), most=limits.batch_bytes - batch.size_bytes)
     payer = (batch.team_id, batch.caller.user_id, price)
     kept: list[Command] = [("PERSIST", place) for place in places(batch.id)]
-    listed: Command = ("ZADD", _listed(batch.team_id), _score(batch), batch.id)
+    kept.append(("ZADD", _listed(batch.team_id), _score(batch), batch.id))
+    kept.append(("HINCRBY", KEPT, batch.team_id, batch.size_bytes))
     broken = yield from broken_guard(
-        [new, *first, whole, room, *teams.affords(*payer)], [*_effects(None, batch), *kept, listed, *remember]
+        [new, *first, whole, room, space, *teams.affords(*payer)], [*_effects(None, batch), *kept, *remember]
     )
     if broken in {None, new}:  # it is stored, now or when this was sent for the first time
         return batch.id
@@ -130,8 +135,12 @@ def accept(batch: Batch, total: int, price: int, *, most: int, once: Once | None
         return BatchId((yield from idempotency.find(once)) or "")
     if broken == room:
         raise TooManyRequests(
-            f"the team has {most} batches that have not ended, the most that are allowed", retry_after=ROOM
+            f"the team has {limits.open_batches} batches that have not ended, the most that are allowed",
+            retry_after=ROOM,
         )
+    if broken == space:
+        message = f"the team's batches take more than {limits.batch_bytes} bytes; DELETE some that have ended"
+        raise TooManyRequests(message, retry_after=KEPT_LONG)
     if broken == whole:
         raise InvalidRequest(f"body: nothing came for longer than {STAGED}, and what had come is forgotten")
     raise (yield from teams.explain_refusal(*payer))
@@ -211,8 +220,23 @@ def retry(batch_id: BatchId, now: datetime) -> Program[Batch]:
     waiting = state_place(batch_id, Lot.WAITING)
     back: list[Command] = [("ZUNIONSTORE", waiting, 1 + len(again), waiting, *again), ("DEL", *again)]
     return (
-        yield from update(batch_id, lambda old: _at(old, now, canceled_at=None, finished_at=None, deliveries=()), back)
+        yield from update(
+            batch_id,
+            lambda old: _at(old, now, canceled_at=None, finished_at=None, results_key=None, deliveries=()),
+            back,
+        )
     )
+
+
+def plan_end(before: Batch, key: AssetKey, now: datetime) -> Program[Batch | None]:
+    """Note where a batch's manifest is to be, and return the batch as it is then.
+
+    From here on what became of its items stays as it is, unless they are tried again, which changes the batch; None if
+    it changed meanwhile or has items that have not ended.
+    """
+    after = _at(before, now, results_key=key)
+    planned = yield from _replace(before, after, _none_open(before.id), [])
+    return after.model_copy(update={"version": before.version + 1}) if planned else None
 
 
 def finish(batch_id: BatchId, version: int, now: datetime) -> Program[bool]:
@@ -221,8 +245,7 @@ def finish(batch_id: BatchId, version: int, now: datetime) -> Program[bool]:
     if before is None or before.version != version:
         return False
     after = telling(_at(before, now, finished_at=now), BatchEvent.FINISHED, now)
-    none_open = [Bounds(("ZCARD", state_place(batch_id, state)), most=0) for state in OPEN]
-    return (yield from _replace(before, after, none_open, []))
+    return (yield from _replace(before, after, _none_open(batch_id), []))
 
 
 def update(batch_id: BatchId, change: Change, besides: Sequence[Command] = ()) -> Program[Batch]:
@@ -251,12 +274,16 @@ def ended_before(until: datetime, limit: int) -> Program[list[BatchId]]:
     return found
 
 
-def forget(batch: Batch) -> Program[None]:
-    """Forget a batch that has ended, unless it changed meanwhile."""
-    gone = batch.model_copy(update={"deliveries": ()})
-    listed: list[Command] = [("ZREM", ENDED, batch.id), ("ZREM", _listed(batch.team_id), batch.id)]
-    everything: Command = ("UNLINK", batch_place(batch.id), *places(batch.id))
-    yield from commit([_unchanged(batch)], [*told(batch, gone), *listed, everything])
+def forget(batch: Batch, now: datetime) -> Program[bool]:
+    """Forget a batch that has ended, and have its manifest deleted; False if it changed meanwhile."""
+    gone = batch.model_copy(update={"deliveries": (), "results_key": None, "updated_at": now})
+    everything: list[Command] = [
+        ("ZREM", ENDED, batch.id),
+        ("ZREM", _listed(batch.team_id), batch.id),
+        ("HINCRBY", KEPT, batch.team_id, -batch.size_bytes),
+        ("UNLINK", batch_place(batch.id), *places(batch.id)),
+    ]
+    return (yield from commit([_unchanged(batch)], [*told(batch, gone), *_left(batch, gone), *everything]))
 
 
 def _replace(before: Batch, after: Batch, guards: Sequence[Bounds], besides: Sequence[Command]) -> Program[bool]:
@@ -266,14 +293,24 @@ def _replace(before: Batch, after: Batch, guards: Sequence[Bounds], besides: Seq
 
 def _effects(before: Batch | None, after: Batch) -> list[Command]:
     """Return all commands that a change of a batch's record means; ``before`` is None for a new one."""
-    fields = ("record", after.model_dump_json(), "version", after.version)
-    commands: list[Command] = [("HSET", batch_place(after.id), *fields), *told(before, after)]
+    fields = ("record", after.model_dump_json(by_alias=True), "version", after.version)
+    commands: list[Command] = [("HSET", batch_place(after.id), *fields), *told(before, after), *_left(before, after)]
     everywhere = (LIVING, _living(after.team_id))
     if not after.finished_at:
         return [*commands, *(("SADD", place, after.id) for place in everywhere), ("ZREM", ENDED, after.id)]
     gone: list[Command] = [("SREM", place, after.id) for place in everywhere]
     ended = ("XADD", COMPLETIONS, "MAXLEN", "~", COMPLETIONS_KEPT, "*", "id", after.id, "status", "finished")
     return [*commands, *gone, ("ZADD", ENDED, after.created_at.timestamp(), after.id), ended]
+
+
+def _left(before: Batch | None, after: Batch) -> list[Command]:
+    """Return the commands that have a manifest deleted that is not the batch's any more."""
+    key = before.results_key if before else None
+    return [orphan(key, after.updated_at)] if key and key != after.results_key else []
+
+
+def _none_open(batch_id: BatchId) -> list[Bounds]:
+    return [Bounds(("ZCARD", state_place(batch_id, state)), most=0) for state in OPEN]
 
 
 def _unseen(batch_id: BatchId) -> Guard:

@@ -17,7 +17,7 @@ from shared.ids import BatchId
 from shared.object_store import ObjectStore
 from shared.programs import run
 from shared.settings import EgressSettings, RecordsSettings, Settings, StorageSettings
-from tests.contract.test_batches import batch
+from tests.contract.test_batches import LIMITS, batch
 from tests.samples import encoded, picture
 from tests.servers import wait_until
 from tests.tls_servers import Names, Pictures, reply
@@ -59,7 +59,7 @@ def image(pictures: Pictures, names: Names) -> str:
 def accept(records: redis.Redis, *prompts: str) -> BatchId:
     lines = {number: Staged(Line(prompt=prompt)) for number, prompt in enumerate(prompts, start=1)}
     run(records, batch_store.stage(BatchId("one"), lines))
-    return run(records, batch_store.accept(batch(), len(lines), 0, most=9, once=None))
+    return run(records, batch_store.accept(batch(), len(lines), 0, limits=LIMITS, once=None))
 
 
 def entries(records: redis.Redis, batch_id: BatchId) -> list[Entry]:
