@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from shared.ids import AssetKey, BatchId, JobId
 from shared.jobs import Failure, Flagged, Item, JobRecord, JobStatus, Told, Value
@@ -35,12 +35,16 @@ AGAIN: Final = (JobStatus.FAILED, JobStatus.CANCELED)  #: may be tried again
 class Line(Value):
     """What one line asks for."""
 
+    model_config = ConfigDict(extra="ignore")  # a later release's words, as in outcomes: these have no record's number
+
     custom_id: str | None = None
     prompt: str = "{}"  #: JSON text of an object; of one that cannot become a job nothing is kept
 
 
 class Outcome(Value):
     """What became of an item; kept with the batch, for records leave earlier."""
+
+    model_config = ConfigDict(extra="ignore")
 
     record_id: JobId | None = None
     keys: tuple[AssetKey, ...] = ()

@@ -21,6 +21,7 @@ from shared.errors import (
     ModelFailed,
     NotFound,
     TooManyRequests,
+    UnreadableRecord,
 )
 from shared.idempotency import Once, keyed
 from shared.ids import AssetKey, BatchId, KeyId, TeamId, UserId
@@ -213,6 +214,33 @@ def test_an_item_that_cannot_become_a_job_fails_only_while_it_waits(records: red
     for line in (2, 3):
         run(records, batch_store.fail_item(Item(batch_id=one, line=line), ModelFailed("no")))
     assert states(records, one) == {"queued": [2], "failed": [3], "waiting": [4]}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("tried_again", [False, True])
+def test_a_job_that_comes_back_when_its_item_was_given_up_moves_it_no_more(
+    records: redis.Redis, one: BatchId, *, finished: bool, tried_again: bool
+) -> None:
+    lost = change(records, job_of(records, one, 2), start)
+    text = str(records.hget(f"job:{lost.id}", "record"))
+    records.hset(f"job:{lost.id}", "record", '{"schema": 99}')
+    run(records, STORE.or_set_aside(lost.id, STORE.get(lost.id)))
+    gone = UnreadableRecord("it is gone")
+    run(records, batch_store.fail_item(Item(batch_id=one, line=2), gone, JobStatus.RUNNING))
+    expected = {"failed": [2], "waiting": [3, 4]}
+    if tried_again:
+        run(records, batch_store.retry(one, NOW))
+        change(records, job_of(records, one, 2), start)
+        expected = {"running": [2], "waiting": [3, 4]}
+    records.hset(f"job:{lost.id}", "record", text)
+    if finished:  # by a worker of the newer release
+        assert change(records, lost, made).item is None
+    assert not run(records, STORE.adopt(lost.id, NOW))
+    ended = run(records, STORE.get(lost.id))
+    assert ended
+    assert ended.status == ("succeeded" if finished else "canceled")
+    assert states(records, one) == expected
+    assert records.zcard("jobs:unreadable") == 0
 
 
 def test_lines_that_say_nothing_are_not_tried_again(records: redis.Redis) -> None:
