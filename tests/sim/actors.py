@@ -1,14 +1,15 @@
 """The processes of the service, running the real code."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from threading import Event
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 from PIL import Image
 
+from api.batch_feeder import Feeder
 from api.dispatcher import Dispatcher
 from api.services import Services
 from api.sweeper import Sweeper
@@ -185,6 +186,7 @@ class Actors(Executor):
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self.ended = Event()  #: is set by each call that ends
 
     def submit(self, work: Callable[..., T], /, *given: Any, **named: Any) -> "Future[T]":
         future: Future[T] = Future()
@@ -194,13 +196,14 @@ class Actors(Executor):
                 future.set_result(work(*given, **named))
             except Exception as error:  # noqa: BLE001  as a pool does
                 future.set_exception(error)
+            self.ended.set()
 
         self._process.spawn("call", do_it)
         return future
 
 
 class DispatcherProcess(Process):
-    """A dispatcher with its sweeper and what calls webhooks."""
+    """A dispatcher with its feeder, its sweeper and what calls webhooks."""
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
@@ -208,7 +211,10 @@ class DispatcherProcess(Process):
         records = site.connect(self)
         dispatcher = Dispatcher(site.settings, records, site.broker(self), self.clock)
         sweeper = Sweeper(site.settings, records, site.objects(self), self.clock)
+        feeder = Feeder(site.settings)
+        services = SimServices.of(site, self, feeder.settings)
         self.spawn("dispatcher", lambda: dispatcher.run(self.stop))
+        self.spawn("feeder", lambda: _drive(feeder.feed(services, self.stop, dispatcher.name)))
         self.spawn("sweeper", lambda: sweeper.run(self.stop, dispatcher.name))
         self.spawn("webhooks", lambda: deliver(self, site.deliverer(self), self.stop, 2.0))
 
@@ -221,11 +227,41 @@ def deliver(process: Process, deliverer: Deliverer, stop: Event, pause: float) -
             deliverer.round(pool)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SimServices(Services):
-    """Services of an API whose event loop is the scheduler."""
+    """Services of a process whose event loop is the scheduler."""
+
+    process: Process
+
+    @classmethod
+    def of(cls, site: Site, process: Process, settings: Settings) -> Self:
+        unused: dict[str, Any] = dict.fromkeys(each.name for each in fields(Services))
+        known = {
+            "settings": settings,
+            "records": site.connect_async(process),
+            "jobs": JobStore(settings.jobs.lease_seconds),
+            "objects": site.objects(process),
+            "egress": Receiver(site.network, site.heard),
+            "clock": process.clock,
+        }
+        return cls(**unused | known, process=process)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         return call()
+
+    async def sleep(self, seconds: float) -> None:
+        self.process.world.wait(seconds)
+
+    async def gather(self, calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[T | BaseException]:
+        pool = Actors(self.process)
+        ends = [pool.submit(lambda call=call: _drive(call())) for call in calls]
+        while not all(end.done() for end in ends):
+            self.process.world.wait(60, pool.ended)
+            pool.ended.clear()
+        return [end.exception() or end.result() for end in ends]
+
+    def beside(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.process.spawn("beside", lambda: _drive(call()))
 
 
 class Call:
@@ -247,17 +283,7 @@ class ApiProcess(Process):
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site.world, name)
-        unused: dict[str, Any] = dict.fromkeys(each.name for each in fields(Services))
-        self.services = SimServices(
-            **unused
-            | {
-                "settings": site.settings,
-                "records": site.connect_async(self),
-                "jobs": JobStore(site.settings.jobs.lease_seconds),
-                "objects": site.objects(self),
-                "clock": self.clock,
-            }
-        )
+        self.services = SimServices.of(site, self, site.settings)
 
     def request(self, name: str, route: Callable[[Services], Coroutine[Any, Any, Any]]) -> Call:
         """Begin to serve a request."""

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.ids import AssetKey
+from shared.batches import STATES, batch_place, lines_place, outcomes_place, state_place
+from shared.ids import AssetKey, BatchId
 from shared.job_index import COMPLETIONS
+from shared.jobs import JobStatus
 
 if TYPE_CHECKING:
     from tests.sim.servers import Records
@@ -41,6 +43,9 @@ class Checks:
         self.ends: Counter[str] = Counter()
         self.told_ends: Counter[str] = Counter()
         self.open: set[str] = set()  #: jobs that wait or run
+        self.batches: dict[str, Fields] = {}
+        self.open_batches: set[str] = set()
+        self.canceling: set[str] = set()  #: batches whose owner asked to have them canceled
         self._owed = 0
         self._dirty = False
 
@@ -70,6 +75,11 @@ class Checks:
             for variation in before["variations"]:
                 self.published.pop(variation["key"], None)
 
+    def batch_changed(self, text: str) -> None:
+        batch = json.loads(text)
+        self.batches[batch["id"]] = batch
+        (self.open_batches.discard if batch["finished_at"] else self.open_batches.add)(batch["id"])
+
     def taken_back(self, before_text: str | None, after_text: str) -> None:
         """A dispatcher changed a record while its lease was held."""
         before, after = json.loads(before_text or "{}"), json.loads(after_text)
@@ -81,12 +91,34 @@ class Checks:
             self.told_ends[parts[parts.index("id") + 1]] += 1
 
     def committed(self, records: "Records") -> None:
+        for batch_id in self.batches:
+            self._check_items(records, BatchId(batch_id))
         if not self._dirty:
             return
         self._dirty = False
         team = int(records.data["team:team"]["credit"])
         user = int(records.data["user:user"]["credit_left"])
         self.require(team == user == CREDIT - self._owed, f"credits: {team}, {user}, owed {self._owed}")
+
+    def _check_items(self, records: "Records", batch_id: BatchId) -> None:
+        """Require that each item is in one state, that of its job if it is one, and that their cost is the batch's."""
+        sets = {state: records.data.get(state_place(batch_id, state), {}) for state in STATES}
+        standing = [member for members in sets.values() for member in members]
+        lines = records.data[lines_place(batch_id)]
+        whole = len(standing) == len(lines) and lines.keys() == set(standing)
+        self.require(whole, f"batch {batch_id}: items stand in {sets}")
+        outcomes = records.data.get(outcomes_place(batch_id), {})
+        jobs = {line: self.records.get(json.loads(text)["record_id"]) for line, text in outcomes.items()}
+        for state in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED):
+            same = all((job := jobs.get(line)) and job["status"] == state for line in sets[state])
+            self.require(same, f"batch {batch_id}: items are {state} and their jobs are not")
+        own = [job for job in self.records.values() if job["item"] and job["item"]["batch_id"] == batch_id]
+        open_ones = {job["id"] for job in own if job["status"] not in ENDED}
+        going_on = sets[JobStatus.QUEUED] | sets[JobStatus.RUNNING]
+        known = {job["id"] for line, job in jobs.items() if job and line in going_on}
+        self.require(open_ones == known, f"batch {batch_id}: jobs {open_ones} are open, and items are {known}")
+        charged = int(records.data[batch_place(batch_id)].get("charged", 0))
+        self.require(charged == sum(job["charged"] for job in own), f"batch {batch_id}: {charged} charged")
 
     def about_to_put(self, key: AssetKey) -> None:
         self.require(key not in self.published, f"{key} is published and written again")
@@ -110,7 +142,7 @@ class Checks:
             self.require(all(before[name] == after[name] for name in kept), f"{job_id}: changed after its end")
             same = before["variations"] == after["variations"]
             self.require(same or after["erased_at"], f"{job_id}: other variations after its end")
-        asked = job_id in self.deleting
+        asked = job_id in self.deleting or (after["item"] and after["item"]["batch_id"] in self.canceling)
         self.require(new != "canceled" or asked, f"{job_id}: canceled though nobody asked")
 
 

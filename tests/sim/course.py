@@ -2,6 +2,7 @@
 
 import random
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from threading import Event
 from typing import Final, NamedTuple
@@ -13,6 +14,7 @@ from shared.settings import DispatcherSettings, JobsSettings, Settings, WorkerSe
 from tests.memory.clients import MemoryRedis
 from tests.samples import fund
 from tests.sim.actors import Site, deliver
+from tests.sim.bundles import NUMBERS, Bundle, visit
 from tests.sim.checks import CREDIT, Checks
 from tests.sim.clients import CALLER, NAMED, PICTURE, Clients
 from tests.sim.ending import check_end
@@ -57,6 +59,7 @@ class Course:
         self.site = Site(self.world, network, SETTINGS, records, self.checks)
         self.nemesis = Nemesis(self.site, server_clock)
         self.clients = Clients(self.site, self.nemesis.api)
+        self.bundles: dict[int, Bundle] = {}
         if not self.nemesis.gentle:
             rough = chosen.choice((0.0, 0.01, 0.03, 0.1))
             weather.records, weather.storage, weather.broker = (rough * chosen.choice((0, 1, 1, 3)) for _ in range(3))
@@ -65,15 +68,21 @@ class Course:
     def run(self) -> None:
         self._prepare()
         self.nemesis.start()
-        self.clients.come(self.world.random.randint(3, 7), poison=not self.nemesis.gentle)
+        chosen, poison = self.world.random, not self.nemesis.gentle
+        self.clients.come(chosen.randint(3, 7), poison=poison)
+        for number in range(NUMBERS, NUMBERS + chosen.choice((0, 0, 1, 2))):
+            bundle = Bundle.drawn(number, chosen, poison=poison)
+            self.bundles[number] = bundle
+            self.clients.begin(f"batch {number}", partial(visit, self.clients, bundle))
         try:
             self.world.run(self._all_ended, self.nemesis.disturb, LIMIT)
             self._sweep()
         except Stuck as stuck:
             states = {record["id"]: record["status"] for record in self.checks.records.values()}
-            self._fail(f"stuck: {stuck}; clients that wait: {self.clients.open}; {states}")
+            batches = self.checks.open_batches
+            self._fail(f"stuck: {stuck}; clients that wait: {self.clients.open}; {states}; batches {batches}")
         self.nemesis.end()
-        check_end(self.site, self.clients, gentle=self.nemesis.gentle)
+        check_end(self.site, self.clients, self.bundles, gentle=self.nemesis.gentle)
 
     def _prepare(self) -> None:
         """Give the team credit and an image."""
@@ -97,7 +106,8 @@ class Course:
 
     def _all_ended(self) -> bool:
         self.nemesis.restart_due()
-        ended = not self.checks.open and not self.clients.open and not self.site.network.under_way
+        checks = self.checks
+        ended = not (checks.open or checks.open_batches or self.clients.open or self.site.network.under_way)
         if not self.nemesis.calm and (ended or self.world.time >= CALM_AT):
             self.nemesis.calm_down()
         return self.nemesis.calm and ended
@@ -115,7 +125,8 @@ class Course:
             swept.set()
 
         sweeping.spawn("sweeper", sweep)
-        if any(record["deliveries"] for record in self.checks.records.values()):
+        told = (*self.checks.records.values(), *self.checks.batches.values())
+        if any(record["deliveries"] for record in told):
             sweeping.spawn("webhooks", lambda: deliver(sweeping, self.site.deliverer(sweeping), swept, 60.0))
         self.world.run(swept.is_set, lambda _: None, self.world.time + 2 * sum(SWEPT_AFTER))
 

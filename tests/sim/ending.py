@@ -1,12 +1,20 @@
 """What must be true when everything has ended and has been swept."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 
+from api.batch_view import manifest_lines
+from shared import batch_store
+from shared.batches import STATES
 from shared.errors import Canceled, ContentFlagged, DeadlineExceeded, TooManyAttempts
+from shared.ids import BatchId
 from shared.job_index import accepted_us, index, open_jobs, scopes
 from shared.jobs import JobRecord, JobStatus, WebhookEvent
+from shared.programs import run
 from shared.webhooks import message_id
+from tests.memory.clients import MemoryRedis
 from tests.sim.actors import Site
+from tests.sim.bundles import Bundle
 from tests.sim.checks import Fields
 from tests.sim.clients import NAMED, Clients, Kind
 
@@ -19,12 +27,13 @@ CAUSES = {
 }
 
 
-def check_end(site: Site, clients: Clients, *, gentle: bool) -> None:
+def check_end(site: Site, clients: Clients, bundles: Mapping[int, Bundle], *, gentle: bool) -> None:
     """Compare what clients were told, what the records say, and what is in the bucket.
 
     Args:
         site: Everything.
         clients: All of them.
+        bundles: The batches that they sent, by number.
         gentle: Whether nothing broke that may make an attempt fail.
     """
     checks, stored = site.checks, site.checks.records
@@ -32,13 +41,15 @@ def check_end(site: Site, clients: Clients, *, gentle: bool) -> None:
         checks.require(accepted in stored, f"{accepted} of order {number} was accepted and is lost")
     for job_id, record in stored.items():
         checks.require(checks.told_ends[job_id] == checks.ends[job_id] > 0, f"{job_id}: completions")
-        kind = clients.orders[_number(record)].kind
+        order = clients.orders.get(_number(record))
+        kind = order.kind if order else _kind_of_item(record, bundles)
         failure = record["failure"]
         checks.require(failure is None or failure["code"] in CAUSES[kind], f"{job_id} ({kind}) failed: {failure}")
         if gentle:
             checks.require(not record["failed_attempts"], f"{job_id}: an attempt failed though nothing broke")
     _check_orders(site, clients)
     _check_indices(site)
+    _check_batches(site, bundles)
     _check_bucket(site)
     _check_webhooks(site)
 
@@ -47,11 +58,31 @@ def _number(record: Fields) -> int:
     return int(record["echo"]["request_id"])
 
 
+def _kind_of_item(record: Fields, bundles: Mapping[int, Bundle]) -> Kind:
+    line: int = record["item"]["line"]
+    return bundles[_number(record)].kinds[line - 2]  # the header is line 1
+
+
+def _check_batches(site: Site, bundles: Mapping[int, Bundle]) -> None:
+    """Require that each batch was made once and has ended, with a manifest of what became of its items."""
+    checks, direct = site.checks, MemoryRedis(site.records.execute)
+    made = Counter(int(batch["request_id"]) for batch in checks.batches.values())
+    checks.require(made == dict.fromkeys(bundles, 1), f"batches were made: {made}")
+    for batch_id in map(BatchId, checks.batches):
+        batch = run(direct, batch_store.get(batch_id))
+        entries = run(direct, batch_store.entries(batch_id, STATES, limit=100, after=0))
+        stored = checks.bucket.get(batch.results_key) if batch and batch.finished_at and batch.results_key else None
+        expected = manifest_lines(entries, site.objects(site.network.nature))
+        checks.require(stored == expected, f"batch {batch_id}: its manifest is {stored!r} instead of {expected!r}")
+        checks.require(checks.told_ends[batch_id], f"batch {batch_id}: nobody heard of its end")
+
+
 def _check_orders(site: Site, clients: Clients) -> None:
     """Require of each order that it made one job, if a key says that all its requests are one."""
     made: defaultdict[int, int] = defaultdict(int)
     for record in site.checks.records.values():
-        made[_number(record)] += 1
+        if not record["item"]:
+            made[_number(record)] += 1
     for number, order in clients.orders.items():
         most = made[number] if order.how == "retried" else 1
         site.checks.require(made[number] <= most, f"order {number} made {made[number]} jobs")
@@ -60,8 +91,8 @@ def _check_orders(site: Site, clients: Clients) -> None:
 def _check_indices(site: Site) -> None:
     """Require of the indices that they say of each record what it is, and nothing else."""
     expected: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    for fields in site.records.data.values():
-        if isinstance(fields, dict) and "record" in fields:
+    for place, fields in site.records.data.items():
+        if place.startswith("job:"):
             record = JobRecord.model_validate_json(fields["record"])
             for scope in scopes(record):
                 expected[index(scope, record.status)][record.id] = accepted_us(record)
@@ -95,6 +126,7 @@ def _check_bucket(site: Site) -> None:
     """Require that all is there that a record names, and nothing that nobody owns."""
     checks, bucket = site.checks, site.checks.bucket
     owned = {NAMED} | {key.removeprefix("asset:") for key in site.records.data if key.startswith("asset:")}
+    owned |= {str(batch["results_key"]) for batch in checks.batches.values()}
     for job_id, record in checks.records.items():
         used = _used(record)
         gone = set() if job_id in checks.deleting else used - bucket.keys()
