@@ -92,7 +92,9 @@ def stage(batch_id: BatchId, items: Mapping[int, Staged]) -> Program[None]:
         stored.append(("ZADD", state_place(batch_id, state), number, number))
         if failure:
             stored.append(("HSET", outcomes_place(batch_id), number, Outcome(failure=failure).model_dump_json()))
-    yield [*stored, *(("EXPIRE", place, int(STAGED.total_seconds())) for place in places(batch_id))]
+    # In one step: what a connection that breaks leaves of a list of commands might never be forgotten.
+    forgotten: list[Command] = [("EXPIRE", place, int(STAGED.total_seconds())) for place in places(batch_id)]
+    yield from commit([_unseen(batch_id)], [*stored, *forgotten])
 
 
 def unstage(batch_id: BatchId) -> Program[None]:

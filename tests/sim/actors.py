@@ -163,6 +163,11 @@ class WorkerProcess(Process):
                 self.runner.run(job_id)
                 self.busy -= 1
 
+    @property
+    def takes(self) -> bool:
+        """Whether it lives and takes jobs."""
+        return self.alive and self.frozen_until <= self.world.time and not self._stopping.is_set()
+
     def terminate(self, left: Callable[[], None]) -> None:
         """Do what SIGTERM makes a worker do, and say when nothing is left to do."""
 

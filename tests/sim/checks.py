@@ -1,14 +1,14 @@
 """What must hold at every step, and at the end."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.batches import STATES, batch_place, lines_place, outcomes_place, state_place
 from shared.ids import AssetKey, BatchId
-from shared.job_index import COMPLETIONS
-from shared.jobs import JobStatus
+from shared.job_index import BACKLOG, COMPLETIONS, PUBLISHED
+from shared.jobs import JobStatus, Lane
 
 if TYPE_CHECKING:
     from tests.sim.servers import Records
@@ -96,9 +96,30 @@ class Checks:
         if not self._dirty:
             return
         self._dirty = False
+        self._check_indices(records)
         team = int(records.data["team:team"]["credit"])
         user = int(records.data["user:user"]["credit_left"])
         self.require(team == user == CREDIT - self._owed, f"credits: {team}, {user}, owed {self._owed}")
+
+    def _check_indices(self, records: "Records") -> None:
+        """Require of the indices that they hold each job where its record says it is, and its work once."""
+        data, by_status = records.data, defaultdict[str, set[str]](set)
+        for job_id, job in self.records.items():
+            by_status[job["status"]].add(job_id)
+        for name in (*JobStatus, "open"):
+            wanted = self.open if name == "open" else by_status[name]
+            scopes = [scope for scope in ("jobs", "team:team") if (scope, name) != ("jobs", "open")]
+            found = {scope: set(data.get(f"{scope}:{name}", ())) for scope in scopes}
+            self.require(all(there == wanted for there in found.values()), f"{name}: {found} instead of {wanted}")
+        queues = {queue: sorted(data.get(f"queue:{queue}", ())) for queue in (f"{lane}:team" for lane in Lane)}
+        places = [job_id for there in (*queues.values(), data.get(PUBLISHED, ())) for job_id in there]
+        self.require(sorted(places) == sorted(by_status["queued"]), f"queued jobs stand in {queues} and {places}")
+        work = Counter[str]()
+        for job_id in by_status["queued"]:
+            stored = data[f"job:{job_id}"]
+            work[f"{stored['lane']}:team"] += int(stored["work"])
+        counted = Counter({queue: int(there) for queue, there in data.get(BACKLOG, {}).items() if int(there)})
+        self.require(counted == work, f"queued work is {counted} instead of {work}")
 
     def _check_items(self, records: "Records", batch_id: BatchId) -> None:
         """Require that each item is in one state, that of its job if it is one, and that their cost is the batch's."""

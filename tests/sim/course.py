@@ -21,7 +21,7 @@ from tests.sim.ending import check_end
 from tests.sim.nemesis import Nemesis
 from tests.sim.servers import Network, Records, Weather
 from tests.sim.tamed import tamed
-from tests.sim.world import EPOCH, Process, SimClock, Stuck, World
+from tests.sim.world import EPOCH, NEVER, Process, SimClock, Stuck, World
 
 SETTINGS: Final = Settings(
     jobs=JobsSettings(lease_seconds=timedelta(seconds=2), preview_teraflops=60),  # one step
@@ -30,6 +30,7 @@ SETTINGS: Final = Settings(
 )
 CALM_AT: Final = 20.0  #: seconds; from then on nothing breaks any more
 LIMIT: Final = 400.0  #: seconds; everything has ended by then
+IDLE: Final = 10.0  #: seconds: a lease, a message that is sent again, and timeouts that had begun before the calm
 SWEPT_AFTER: Final = (700.0, 3700.0, 700.0)  #: seconds after which one round each removes what was left behind
 
 
@@ -60,6 +61,7 @@ class Course:
         self.nemesis = Nemesis(self.site, server_clock)
         self.clients = Clients(self.site, self.nemesis.api)
         self.bundles: dict[int, Bundle] = {}
+        self._hasty_at = 0.0  #: when nobody idled last
         if not self.nemesis.gentle:
             rough = chosen.choice((0.0, 0.01, 0.03, 0.1))
             weather.records, weather.storage, weather.broker = (rough * chosen.choice((0, 1, 1, 3)) for _ in range(3))
@@ -106,11 +108,21 @@ class Course:
 
     def _all_ended(self) -> bool:
         self.nemesis.restart_due()
+        self._require_haste()
         checks = self.checks
         ended = not (checks.open or checks.open_batches or self.clients.open or self.site.network.under_way)
         if not self.nemesis.calm and (ended or self.world.time >= CALM_AT):
             self.nemesis.calm_down()
         return self.nemesis.calm and ended
+
+    def _require_haste(self) -> None:
+        """Fail if a job waits for long while a worker has nothing to do and nothing breaks any more."""
+        waits = self.nemesis.calm and any(record["status"] == "queued" for record in self.checks.records.values())
+        if not waits or not self.nemesis.has_idle_worker():
+            self._hasty_at = self.world.time
+        elif self.world.time - self._hasty_at > IDLE + self.nemesis.set_back:
+            self._hasty_at = NEVER
+            self._fail(f"a job waits and a worker has been idle for {IDLE:g} s")
 
     def _sweep(self) -> None:
         """Let all processes go, much time pass, and a sweeper come."""
