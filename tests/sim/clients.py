@@ -24,7 +24,8 @@ from shared.images import ImageType
 from shared.jobs import Echo, Webhook, WebhookEvent
 from shared.keys import ApiKey
 from tests.samples import encoded
-from tests.sim.actors import INDECENT, POISON, ApiProcess, Call, Site
+from tests.sim.actors import ApiProcess, Call, Site
+from tests.sim.workers import INDECENT, POISON
 from tests.sim.world import Process, World
 
 PATIENCE: Final = (0.03, 1.0, 4.0, 30.0)  #: seconds until a client gives up on a request

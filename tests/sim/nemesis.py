@@ -6,8 +6,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from tests.sim.actors import ApiProcess, DispatcherProcess, Site, WorkerProcess
+from tests.sim.actors import ApiProcess, DispatcherProcess, Site
 from tests.sim.servers import Outage
+from tests.sim.workers import WorkerProcess
 from tests.sim.world import Actor, Process, SimClock
 
 Break = Callable[[Process], None]
