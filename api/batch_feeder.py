@@ -114,7 +114,7 @@ async def _look(services: Services, batch_id: BatchId, name: str) -> float | Non
     asked: list[Program[Any]] = [
         dispatch_store.leader(),
         batch_store.report(batch_id),
-        batch_store.living(),
+        batch_store.living_count(),
         backlog.get(),
     ]
     leader, report, living, workers = await services.run(together(asked))
@@ -124,7 +124,7 @@ async def _look(services: Services, batch_id: BatchId, name: str) -> float | Non
         await _finish(services, report.batch)
     elif report.batch.canceled_at:
         await _cancel(services, batch_id)
-    elif not await _feed(services, report, window(report, workers or Backlog(), len(living)) - report.counts.jobs):
+    elif not await _feed(services, report, window(report, workers or Backlog(), living) - report.counts.jobs):
         return PAUSE
     return GATHER
 
@@ -201,7 +201,8 @@ async def _submit(services: Services, batch: Batch, entry: Entry) -> None:
         await services.run(batch_store.fail_item(item, refused))
     except (Unavailable, Misconfigured, TooManyRequests):
         raise
-    except Exception:
+    except Exception as error:
+        error.add_note(f"line {entry.number} cannot become a job")
         failed, limit = entry.outcome.failed_attempts + 1, services.settings.jobs.max_failed_attempts
         unknown = ReduxqError("an unexpected error; the dispatcher's log has it")
         give_up = failed >= limit

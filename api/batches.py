@@ -23,9 +23,10 @@ from api.onemin_requests import checked_webhook
 from api.repeats import once_of
 from api.services import Services
 from api.sources import key_there, look_up
-from shared import batch_store
+from shared import batch_intake, batch_store
 from shared.assets import Asset
-from shared.batch_store import BatchReport, Staged
+from shared.batch_intake import Staged
+from shared.batch_store import BatchReport
 from shared.batches import Batch, Line
 from shared.cost import in_credits
 from shared.errors import InvalidRequest, Misconfigured, NotFound, RecordsUnavailable, ReduxqError, Unavailable
@@ -71,7 +72,7 @@ class Manifest:
         look_ups = [look_up(self.services, self.caller, name) for name in names]
         assets = dict(zip(names, await self.services.run(together(look_ups)), strict=True))
         staged = {number: self._staged(found, assets) for number, found in checked.items()}
-        await self.services.run(batch_store.stage(self.id, staged))
+        await self.services.run(batch_intake.stage(self.id, staged))
 
     def _staged(self, found: Checked, assets: dict[str, Asset | None]) -> Staged:
         try:
@@ -127,7 +128,7 @@ async def create_batch(request: Request, caller: Caller, services: ServicesDep) 
         raise
     except Exception:
         with suppress(Unavailable):
-            await services.run(batch_store.unstage(manifest.id))
+            await services.run(batch_intake.unstage(manifest.id))
         raise
     return await _shown(services, caller, accepted)
 
@@ -142,7 +143,7 @@ async def _accept(request: Request, manifest: Manifest) -> BatchId:
         raise InvalidRequest("body: must have at least one item, a JSON object on a line of its own")
     once = once_of(request, manifest.caller, fingerprint("batches", digest.hexdigest()))
     batch, limits = manifest.batch(request.state.request_id), services.settings.teams
-    return await services.run(batch_store.accept(batch, manifest.total, manifest.price, limits=limits, once=once))
+    return await services.run(batch_intake.accept(batch, manifest.total, manifest.price, limits=limits, once=once))
 
 
 @router.get("")

@@ -1,12 +1,11 @@
-"""Programs on batches: staged unseen, accepted at once, fed item by item, ended and forgotten."""
+"""Programs on batches that were accepted: read, fed item by item, ended and forgotten."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from shared import idempotency, teams
 from shared.assets import orphan
 from shared.batches import (
     AGAIN,
@@ -25,21 +24,16 @@ from shared.batches import (
     places,
     state_place,
 )
-from shared.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, UnreadableRecord
-from shared.idempotency import Once
+from shared.errors import NotFound, ReduxqError, UnreadableRecord
 from shared.ids import AssetKey, BatchId, TeamId
 from shared.job_index import COMPLETIONS, COMPLETIONS_KEPT, told
 from shared.jobs import BatchEvent, Failure, Item, JobStatus
-from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit, lowest
-from shared.settings import TeamsSettings
+from shared.programs import Bounds, Command, Guard, Program, commit, lowest
 from shared.transitions import telling
 
 LIVING: Final = "batches"  #: set of the batches that have not ended
 ENDED: Final = "batches:ended"  #: those that have, by acceptance in Unix seconds
 KEPT: Final = "batches:bytes"  #: hash of the size of each team's batches, ended ones too
-STAGED: Final = timedelta(hours=1)  #: how long items of a batch are kept that never was accepted
-ROOM: Final = 60  #: seconds until a team with too many batches may try again
-KEPT_LONG: Final = 3600  #: seconds, if it is those that have ended that take too much
 
 Change = Callable[[Batch], Batch]
 
@@ -76,78 +70,6 @@ class Entry(NamedTuple):
     outcome: Outcome
 
 
-class Staged(NamedTuple):
-    """An item to be."""
-
-    line: Line
-    failure: Failure | None = None  #: why it cannot become a job
-
-
-def stage(batch_id: BatchId, items: Mapping[int, Staged]) -> Program[None]:
-    """Store items of a batch by line; nobody sees them yet, and they are forgotten if it is not accepted."""
-    stored: list[Command] = []
-    for number, (line, failure) in items.items():
-        state = Lot.INVALID if failure else Lot.WAITING
-        stored.append(("HSET", lines_place(batch_id), number, line.model_dump_json(exclude_defaults=True)))
-        stored.append(("ZADD", state_place(batch_id, state), number, number))
-        if failure:
-            stored.append(("HSET", outcomes_place(batch_id), number, Outcome(failure=failure).model_dump_json()))
-    # In one step: what a connection that breaks leaves of a list of commands might never be forgotten.
-    forgotten: list[Command] = [("EXPIRE", place, int(STAGED.total_seconds())) for place in places(batch_id)]
-    yield from commit([_unseen(batch_id)], [*stored, *forgotten])
-
-
-def unstage(batch_id: BatchId) -> Program[None]:
-    """Forget staged items at once, unless their batch was accepted."""
-    yield from commit([_unseen(batch_id)], [("UNLINK", *places(batch_id))])
-
-
-def accept(batch: Batch, total: int, price: int, *, limits: TeamsSettings, once: Once | None) -> Program[BatchId]:
-    """Make a staged batch seen, unless the same request made one earlier; return the one that stands.
-
-    Args:
-        batch: Its record.
-        total: How many items were staged.
-        price: Of all of them, which its team must have; it is not reserved.
-        limits: How many batches its team may have that have not ended, and how large they all may be together.
-        once: What makes the request the same when it is sent again.
-
-    Raises:
-        InvalidRequest: If its first items are forgotten.
-        InsufficientCredits: If its team or user cannot pay for it.
-        TooManyRequests: If its team has too many batches, or too large ones.
-        IdempotencyKeyReused: If the earlier request asked for something else.
-    """
-    new = _unseen(batch.id)
-    whole = Bounds(("HLEN", lines_place(batch.id)), total, total)
-    first, remember = idempotency.mark(once, batch.id)
-    room = Bounds(("SCARD", _living(batch.team_id)), most=limits.open_batches - 1)
-    space = Bounds(("HGET", KEPT, batch.team_id), most=limits.batch_bytes - batch.size_bytes)
-    payer = (batch.team_id, batch.caller.user_id, price)
-    kept: list[Command] = [("PERSIST", place) for place in places(batch.id)]
-    kept.append(("ZADD", _listed(batch.team_id), _score(batch), batch.id))
-    kept.append(("HINCRBY", KEPT, batch.team_id, batch.size_bytes))
-    broken = yield from broken_guard(
-        [new, *first, whole, room, space, *teams.affords(*payer)], [*_effects(None, batch), *kept, *remember]
-    )
-    if broken in {None, new}:  # it is stored, now or when this was sent for the first time
-        return batch.id
-    if broken in first:
-        yield ("UNLINK", *places(batch.id))
-        return BatchId((yield from idempotency.find(once)) or "")
-    if broken == room:
-        raise TooManyRequests(
-            f"the team has {limits.open_batches} batches that have not ended, the most that are allowed",
-            retry_after=ROOM,
-        )
-    if broken == space:
-        message = f"the team's batches take more than {limits.batch_bytes} bytes; DELETE some that have ended"
-        raise TooManyRequests(message, retry_after=KEPT_LONG)
-    if broken == whole:
-        raise InvalidRequest(f"body: nothing came for longer than {STAGED}, and what had come is forgotten")
-    raise (yield from teams.explain_refusal(*payer))
-
-
 def get(batch_id: BatchId) -> Program[Batch | None]:
     """Return a batch's record."""
     text = yield ("HGET", batch_place(batch_id), "record")
@@ -170,7 +92,7 @@ def report(batch_id: BatchId) -> Program[BatchReport | None]:
 def page(team_id: TeamId, limit: int, after: int | None) -> Program[list[tuple[BatchId, int]]]:
     """Return a team's newest batches that were accepted before ``after``, in microseconds, and when."""
     top = "+inf" if after is None else f"({after}"
-    rows = yield ("ZRANGE", _listed(team_id), top, "-inf", "BYSCORE", "REV", "LIMIT", 0, limit, "WITHSCORES")
+    rows = yield ("ZRANGE", listed_place(team_id), top, "-inf", "BYSCORE", "REV", "LIMIT", 0, limit, "WITHSCORES")
     return [(BatchId(batch_id), int(float(score))) for batch_id, score in rows]
 
 
@@ -270,6 +192,11 @@ def living() -> Program[list[BatchId]]:
     return sorted((yield ("SMEMBERS", LIVING)))
 
 
+def living_count() -> Program[int]:
+    """Return how many batches have not ended."""
+    return int((yield ("SCARD", LIVING)))
+
+
 def ended_before(until: datetime, limit: int) -> Program[list[BatchId]]:
     """Return batches that have ended and were accepted before."""
     found: list[BatchId] = yield lowest(ENDED, until.timestamp(), limit)
@@ -281,7 +208,7 @@ def forget(batch: Batch, now: datetime) -> Program[bool]:
     gone = batch.model_copy(update={"deliveries": (), "results_key": None, "updated_at": now})
     everything: list[Command] = [
         ("ZREM", ENDED, batch.id),
-        ("ZREM", _listed(batch.team_id), batch.id),
+        ("ZREM", listed_place(batch.team_id), batch.id),
         ("HINCRBY", KEPT, batch.team_id, -batch.size_bytes),
         ("UNLINK", batch_place(batch.id), *places(batch.id)),
     ]
@@ -290,14 +217,14 @@ def forget(batch: Batch, now: datetime) -> Program[bool]:
 
 def _replace(before: Batch, after: Batch, guards: Sequence[Bounds], besides: Sequence[Command]) -> Program[bool]:
     numbered = after.model_copy(update={"version": before.version + 1})
-    return commit([_unchanged(before), *guards], [*_effects(before, numbered), *besides])
+    return commit([_unchanged(before), *guards], [*effects(before, numbered), *besides])
 
 
-def _effects(before: Batch | None, after: Batch) -> list[Command]:
+def effects(before: Batch | None, after: Batch) -> list[Command]:
     """Return all commands that a change of a batch's record means; ``before`` is None for a new one."""
     fields = ("record", after.model_dump_json(by_alias=True), "version", after.version)
     commands: list[Command] = [("HSET", batch_place(after.id), *fields), *told(before, after), *_left(before, after)]
-    everywhere = (LIVING, _living(after.team_id))
+    everywhere = (LIVING, living_place(after.team_id))
     if not after.finished_at:
         return [*commands, *(("SADD", place, after.id) for place in everywhere), ("ZREM", ENDED, after.id)]
     gone: list[Command] = [("SREM", place, after.id) for place in everywhere]
@@ -315,10 +242,6 @@ def _none_open(batch_id: BatchId) -> list[Bounds]:
     return [Bounds(("ZCARD", state_place(batch_id, state)), most=0) for state in OPEN]
 
 
-def _unseen(batch_id: BatchId) -> Guard:
-    return Guard(("HGET", batch_place(batch_id), "version"), "")
-
-
 def _unchanged(batch: Batch) -> Guard:
     return Guard(("HGET", batch_place(batch.id), "version"), str(batch.version))
 
@@ -327,13 +250,13 @@ def _at(batch: Batch, now: datetime, **fields: object) -> Batch:
     return batch.model_copy(update={"updated_at": now, **fields})
 
 
-def _score(batch: Batch) -> int:
+def accepted_us(batch: Batch) -> int:
     return int(batch.created_at.timestamp() * 1e6)
 
 
-def _listed(team_id: TeamId) -> str:
+def listed_place(team_id: TeamId) -> str:
     return f"team:{team_id}:batches"
 
 
-def _living(team_id: TeamId) -> str:
+def living_place(team_id: TeamId) -> str:
     return f"team:{team_id}:batches:living"

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from api.sweeper import Sweeper
-from shared import batch_store
-from shared.batch_store import Staged
+from shared import batch_intake, batch_store
+from shared.batch_intake import Staged
 from shared.batches import STATES, Batch, Line, Lot
 from shared.errors import (
     IdempotencyKeyReused,
@@ -63,8 +63,8 @@ def batch(name: str = "one", at: datetime = NOW) -> Batch:
 def accept(
     records: redis.Redis, new: Batch, items: int = 3, *, limits: TeamsSettings = LIMITS, once: Once | None = None
 ) -> BatchId:
-    run(records, batch_store.stage(new.id, {line: Staged(Line()) for line in range(2, 2 + items)}))
-    return run(records, batch_store.accept(new, items, items * PRICE, limits=limits, once=once))
+    run(records, batch_intake.stage(new.id, {line: Staged(Line()) for line in range(2, 2 + items)}))
+    return run(records, batch_intake.accept(new, items, items * PRICE, limits=limits, once=once))
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def keys_of(records: redis.Redis, batch_id: BatchId) -> set[str]:
 def test_what_is_staged_is_seen_by_nobody_and_leaves_if_nothing_comes_of_it(records: redis.Redis) -> None:
     broken = Failure(code="C", name="N", message="m")
     items = {1: Staged(Line()), 2: Staged(Line(), broken)}
-    run(records, batch_store.stage(BatchId("one"), items))
+    run(records, batch_intake.stage(BatchId("one"), items))
     assert run(records, batch_store.report(BatchId("one"))) is None
     assert run(records, batch_store.living()) == []
     assert states(records, BatchId("one")) == {"waiting": [1], "invalid": [2]}
@@ -119,7 +119,7 @@ def test_an_accepted_batch_is_there_for_good(records: redis.Redis, one: BatchId)
     assert states(records, one) == {"waiting": [2, 3, 4]}
     assert {int(str(records.ttl(key))) for key in keys_of(records, one)} == {-1}
     assert (
-        run(records, batch_store.accept(batch(), 3, 3 * PRICE, limits=LIMITS, once=None)) == one
+        run(records, batch_intake.accept(batch(), 3, 3 * PRICE, limits=LIMITS, once=None)) == one
     )  # the same call, sent again
 
 
@@ -135,7 +135,7 @@ def test_a_batch_is_accepted_once_with_all_its_items_for_a_team_that_can_pay(rec
     with pytest.raises(TooManyRequests, match="more than 1999 bytes; DELETE"):
         accept(records, batch("four"), limits=TeamsSettings(batch_bytes=1999))
     with pytest.raises(InvalidRequest, match="forgotten"):
-        run(records, batch_store.accept(batch("five"), 3, 0, limits=LIMITS, once=None))
+        run(records, batch_intake.accept(batch("five"), 3, 0, limits=LIMITS, once=None))
     fund(records, team_credit=3 * PRICE - 1)
     with pytest.raises(InsufficientCredits, match=f"requires {3 * PRICE} credits"):
         accept(records, batch("six"))
@@ -246,8 +246,8 @@ def test_a_job_that_comes_back_when_its_item_was_given_up_moves_it_no_more(
 def test_lines_that_say_nothing_are_not_tried_again(records: redis.Redis) -> None:
     broken = Failure(code="C", name="N", message="m")
     items = {1: Staged(Line(), broken), 2: Staged(Line())}
-    run(records, batch_store.stage(BatchId("one"), items))
-    run(records, batch_store.accept(batch(), 2, 0, limits=LIMITS, once=None))
+    run(records, batch_intake.stage(BatchId("one"), items))
+    run(records, batch_intake.accept(batch(), 2, 0, limits=LIMITS, once=None))
     run(records, batch_store.fail_item(Item(batch_id=BatchId("one"), line=2), ModelFailed("no")))
     run(records, batch_store.retry(BatchId("one"), NOW))
     assert states(records, BatchId("one")) == {Lot.INVALID: [1], Lot.WAITING: [2]}

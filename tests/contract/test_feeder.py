@@ -10,8 +10,9 @@ import redis
 from pydantic import SecretStr
 
 from api.batch_feeder import Feeder
-from shared import batch_store
-from shared.batch_store import Entry, Staged
+from shared import batch_intake, batch_store
+from shared.batch_intake import Staged
+from shared.batch_store import Entry
 from shared.batches import STATES, Line
 from shared.ids import BatchId
 from shared.object_store import ObjectStore
@@ -58,8 +59,8 @@ def image(pictures: Pictures, names: Names) -> str:
 
 def accept(records: redis.Redis, *prompts: str) -> BatchId:
     lines = {number: Staged(Line(prompt=prompt)) for number, prompt in enumerate(prompts, start=1)}
-    run(records, batch_store.stage(BatchId("one"), lines))
-    return run(records, batch_store.accept(batch(), len(lines), 0, limits=LIMITS, once=None))
+    run(records, batch_intake.stage(BatchId("one"), lines))
+    return run(records, batch_intake.accept(batch(), len(lines), 0, limits=LIMITS, once=None))
 
 
 def entries(records: redis.Redis, batch_id: BatchId) -> list[Entry]:

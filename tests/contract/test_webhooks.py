@@ -22,8 +22,8 @@ from standardwebhooks import WebhookVerificationError
 from api import webhooks
 from api.onemin_view import ai_record
 from api.webhooks import Deliverer
-from shared import batch_store
-from shared.batch_store import Staged
+from shared import batch_intake, batch_store
+from shared.batch_intake import Staged
 from shared.batches import Batch, Line
 from shared.clock import Clock
 from shared.egress import Egress
@@ -476,8 +476,8 @@ def ended_batch(records: redis.Redis, user: TeamUser, url: str) -> Batch:
         updated_at=now,
     )
     items = {1: Staged(Line(), Failure(code="C", name="N", message="m"))}
-    run(records, batch_store.stage(batch.id, items))
-    run(records, batch_store.accept(batch, 1, 0, limits=TeamsSettings(), once=None))
+    run(records, batch_intake.stage(batch.id, items))
+    run(records, batch_intake.accept(batch, 1, 0, limits=TeamsSettings(), once=None))
     assert run(records, batch_store.finish(batch.id, 0, now))
     return batch
 

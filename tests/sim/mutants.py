@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from api import batch_feeder, webhooks
 from api.dispatcher import Dispatcher
-from shared import batch_store, batches, idempotency, job_index, job_store, programs, transitions
+from shared import batch_intake, batch_store, batches, idempotency, job_index, job_store, programs, transitions
 from shared.errors import IllegalTransition, LeaseLost, RecordsUnavailable
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
@@ -181,7 +181,7 @@ def items_left_in_a_list() -> AbstractContextManager[Any]:
         staging = any(effect[0] == "EXPIRE" for effect in effects)
         return (yield effects) if staging else (yield from commit(guards, effects))
 
-    return patch.object(batch_store, "commit", listed)
+    return patch.object(batch_intake, "commit", listed)
 
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
