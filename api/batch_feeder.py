@@ -9,14 +9,15 @@ import json
 from datetime import timedelta
 from functools import partial
 from math import ceil
+from secrets import token_hex
 from tempfile import TemporaryFile
 from threading import Event
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from api.batch_requests import complete
-from api.batch_view import manifest_lines, results_key
+from api.batch_view import manifest_lines
 from api.onemin_requests import parse_prompt
 from api.onemin_view import MODEL, TYPE
 from api.services import Services, connected
@@ -26,8 +27,17 @@ from shared import backlog, batch_store, dispatch_store, transitions
 from shared.backlog import Backlog
 from shared.batch_store import BatchReport, Entry
 from shared.batches import STATES, Batch, Lot
-from shared.errors import IllegalTransition, ReduxqError, TooManyRequests, Unavailable, UnreadableRecord
-from shared.ids import BatchId, TeamId
+from shared.errors import (
+    IllegalTransition,
+    InsufficientCredits,
+    InvalidRequest,
+    Misconfigured,
+    ReduxqError,
+    TooManyRequests,
+    Unavailable,
+    UnreadableRecord,
+)
+from shared.ids import AssetKey, BatchId, TeamId
 from shared.job_index import open_jobs
 from shared.jobs import Echo, Item, JobStatus
 from shared.programs import Program, together
@@ -37,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 PAUSE: Final = 0.5  #: seconds between two looks
 GATHER: Final = 0.02  #: seconds, if the one before found something to do
+LONGEST_PAUSE: Final = 8.0  #: seconds; to which pauses grow while something keeps items waiting
 #: Open jobs of all batches: what the workers do in this time, so that none of them ages before those of others.
 AHEAD: Final = timedelta(minutes=1)
 LEAST: Final = 16  #: of them, whatever the workers tell
@@ -47,75 +58,94 @@ PAGE: Final = 500  #: items of a manifest that are read and signed in one go
 
 
 class Feeder:
-    """Tends the batches that have not ended, each in a task of its own: slow downloads of one delay no other."""
+    """Tends the batches that have not ended, each beside the others: slow downloads of one delay no other."""
 
     def __init__(self, settings: Settings) -> None:
         teams = settings.teams.model_copy(update={"open_jobs": max(1, settings.teams.open_jobs // 2)})
         api = settings.api.model_copy(update={"decoders": DECODERS})
-        self._settings = settings.model_copy(update={"teams": teams, "api": api})
-        self._tasks: dict[BatchId, asyncio.Task[bool]] = {}
+        self.settings = settings.model_copy(update={"teams": teams, "api": api})
+        self._tended: set[BatchId] = set()
 
     def run(self, stop: Event, name: str) -> None:
         """Feed until told to stop, while the dispatcher of that name leads."""
         asyncio.run(self._run(stop, name))
 
     async def _run(self, stop: Event, name: str) -> None:
-        async with connected(self._settings) as services:
-            pause = PAUSE
-            while not await services.in_thread(partial(services.clock.wait, stop, pause)):
-                try:
-                    pause = GATHER if await self._round(services, name) else PAUSE
-                except Unavailable as error:
-                    log.warning("waiting for a server", error=error.message)
-                    pause = PAUSE
-                except Exception:
-                    log.exception("a round failed")
-                    pause = PAUSE
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        async with connected(self.settings) as services:
+            await self.feed(services, stop, name)
 
-    async def _round(self, services: Services, name: str) -> bool:
-        """Tend all batches that nobody tends; return whether there was something to do."""
-        if await services.run(dispatch_store.leader()) == name:
-            living = await services.run(batch_store.living())
-            workers = await services.run(backlog.get()) or Backlog()
-            for batch_id in living:
-                if batch_id not in self._tasks:
-                    tending = self._tend(services, batch_id, workers, len(living))
-                    self._tasks[batch_id] = asyncio.create_task(tending)
-        if not self._tasks:
-            return False
-        done, _ = await asyncio.wait(self._tasks.values(), timeout=PAUSE)
-        self._tasks = {batch_id: task for batch_id, task in self._tasks.items() if task not in done}
-        moved = [task.result() for task in done]
-        return any(moved)
+    async def feed(self, services: Services, stop: Event, name: str) -> None:
+        """As :meth:`run`, with these services."""
+        while not stop.is_set():
+            try:
+                leads = await services.run(dispatch_store.leader()) == name
+                living = set(await services.run(batch_store.living())) if leads else set()
+                for batch_id in sorted(living - self._tended):
+                    self._tended.add(batch_id)
+                    services.beside(partial(self._tend, services, batch_id, stop, name))
+            except Unavailable as error:
+                log.warning("waiting for a server", error=error.message)
+            except Exception:
+                log.exception("cannot look for batches")
+            await services.sleep(PAUSE)
 
-    async def _tend(self, services: Services, batch_id: BatchId, workers: Backlog, living: int) -> bool:
-        """Do for one batch what there is to do now; return whether that was anything."""
-        report = await services.run(batch_store.report(batch_id))
-        if report is None:
-            return False
-        if not report.counts.open:
-            await self._finish(services, report.batch)
-            return True
-        if report.batch.canceled_at:
-            await _cancel(services, batch_id)
-            return True
-        return await _feed(services, report, window(report, workers, living) - report.counts.jobs)
+    async def _tend(self, services: Services, batch_id: BatchId, stop: Event, name: str) -> None:
+        """Do for one batch what there is to do until it has ended, or is no longer this dispatcher's."""
+        pause: float | None = 0.0
+        while pause is not None and not stop.is_set():
+            await services.sleep(pause)
+            pause = min(2 * max(pause, PAUSE), LONGEST_PAUSE)
+            try:
+                pause = await _look(services, batch_id, name)
+            except (Unavailable, TooManyRequests, Misconfigured) as error:
+                log.warning("a batch waits", batch=batch_id, reason=error.message)
+            except Exception:
+                log.exception("cannot tend a batch", batch=batch_id)
+        self._tended.discard(batch_id)
 
-    async def _finish(self, services: Services, batch: Batch) -> None:
-        """Store the result manifest and end the batch."""
-        with TemporaryFile() as file:
-            after = 0
-            while page := await services.run(batch_store.entries(batch.id, STATES, limit=PAGE, after=after)):
-                file.write(await services.in_thread(partial(manifest_lines, page, services.objects)))
-                after = page[-1].number
-            file.seek(0)
-            key = results_key(batch, self._settings.storage.prefix)
-            await services.in_thread(partial(services.objects.put, key, file, "application/jsonl"))
-        if await services.run(batch_store.finish(batch.id, batch.version, services.clock.now())):
-            log.info("ended a batch", batch=batch.id)
+
+async def _look(services: Services, batch_id: BatchId, name: str) -> float | None:
+    """Do for one batch what there is to do now.
+
+    Returns:
+        The seconds until it is worth another look; None if it needs none, or none of this dispatcher.
+
+    Raises:
+        Exception: Whatever keeps the batch waiting.
+    """
+    asked: list[Program[Any]] = [
+        dispatch_store.leader(),
+        batch_store.report(batch_id),
+        batch_store.living_count(),
+        backlog.get(),
+    ]
+    leader, report, living, workers = await services.run(together(asked))
+    if leader != name or report is None or report.batch.finished_at:
+        return None
+    if not report.counts.open:
+        await _finish(services, report.batch)
+    elif report.batch.canceled_at:
+        await _cancel(services, batch_id)
+    elif not await _feed(services, report, window(report, workers or Backlog(), living) - report.counts.jobs):
+        return PAUSE
+    return GATHER
+
+
+async def _finish(services: Services, batch: Batch) -> None:
+    """Store the result manifest, under a key of its own, and end the batch."""
+    key = AssetKey(f"{services.settings.storage.prefix}batches/{batch.id}_{token_hex(4)}.jsonl")
+    ending = await services.run(batch_store.plan_end(batch, key, services.clock.now()))
+    if ending is None:
+        return
+    with TemporaryFile() as file:
+        after = 0
+        while page := await services.run(batch_store.entries(batch.id, STATES, limit=PAGE, after=after)):
+            file.write(await services.in_thread(partial(manifest_lines, page, services.objects)))
+            after = page[-1].number
+        file.seek(0)
+        await services.in_thread(partial(services.objects.put, key, file, "application/jsonl"))
+    if await services.run(batch_store.finish(batch.id, ending.version, services.clock.now())):
+        log.info("ended a batch", batch=batch.id)
 
 
 def window(report: BatchReport, workers: Backlog, living: int) -> int:
@@ -127,20 +157,25 @@ def window(report: BatchReport, workers: Backlog, living: int) -> int:
         living: Batches that share this.
     """
     items = sum(report.counts.of.values()) - report.counts.of[Lot.INVALID]
-    ahead = workers.speed * AHEAD.total_seconds() * items / max(1, report.batch.work)
+    ahead = (workers.speed or workers.speed_of_one) * AHEAD.total_seconds() * items / max(1, report.batch.work)
     return ceil(max(LEAST, 2 * workers.slots, min(MOST, ahead)) / living)
 
 
 async def _feed(services: Services, report: BatchReport, room: int) -> bool:
-    """Let as many items become jobs as find room."""
+    """Let as many items become jobs as find room; return whether there were any.
+
+    Raises:
+        Exception: What keeps one of them waiting.
+    """
     # Here, for an item that the team has no room for would have its image fetched first, again and again.
     room = min(room, services.settings.teams.open_jobs - await services.run(_open(report.batch.team_id)))
     waiting = batch_store.entries(report.batch.id, [Lot.WAITING], limit=max(0, room), after=0)
     entries = await services.run(waiting) if room > 0 else []
     for first in range(0, len(entries), TOGETHER):
         group = entries[first : first + TOGETHER]
-        if not all(await asyncio.gather(*(_submit(services, report.batch, entry) for entry in group))):
-            return False
+        for error in await services.gather([partial(_submit, services, report.batch, entry) for entry in group]):
+            if error:
+                raise error
     return bool(entries)
 
 
@@ -148,10 +183,14 @@ def _open(team_id: TeamId) -> Program[int]:
     return int((yield ("ZCARD", open_jobs(team_id))))
 
 
-async def _submit(services: Services, batch: Batch, entry: Entry) -> bool:
-    """Let an item become a job; return whether the next ones may try, too."""
+async def _submit(services: Services, batch: Batch, entry: Entry) -> None:
+    """Let an item become a job; it fails at once if its client is at fault, and else after some tries.
+
+    Raises:
+        Unavailable, Misconfigured, TooManyRequests: If it must wait.
+        Exception: Whatever else goes wrong.
+    """
     item = Item(batch_id=batch.id, line=entry.number)
-    error: ReduxqError
     try:
         sent = complete(json.loads(entry.line.prompt), json.loads(batch.defaults))
         prompt = parse_prompt(sent)
@@ -161,18 +200,19 @@ async def _submit(services: Services, batch: Batch, entry: Entry) -> bool:
             services, batch.caller, draft, named_source(services, batch.caller, prompt.imageUrl, None), once=None
         )
     except IllegalTransition:  # canceled meanwhile, or another dispatcher was first
-        return True
-    except (Unavailable, TooManyRequests):
-        return False
-    except ReduxqError as refused:
-        error = refused
-    except Exception:
-        log.exception("an item cannot become a job", batch=batch.id, line=entry.number)
-        error = ReduxqError("an unexpected error; the dispatcher's log has it")
-    else:
-        return True
-    await services.run(batch_store.fail_item(item, error))
-    return True
+        pass
+    except (InvalidRequest, InsufficientCredits) as refused:
+        await services.run(batch_store.fail_item(item, refused))
+    except (Unavailable, Misconfigured, TooManyRequests):
+        raise
+    except Exception as error:
+        error.add_note(f"line {entry.number} cannot become a job")
+        failed, limit = entry.outcome.failed_attempts + 1, services.settings.jobs.max_failed_attempts
+        unknown = ReduxqError("an unexpected error; the dispatcher's log has it")
+        give_up = failed >= limit
+        noted = batch_store.fail_item(item, unknown) if give_up else batch_store.fail_attempt(item, failed)
+        await services.run(noted)
+        raise
 
 
 async def _cancel(services: Services, batch_id: BatchId) -> None:

@@ -1,6 +1,5 @@
 """A batch's manifest on the wire: lines of JSON, each checked as ``IMAGE_VARIATOR``'s promptObject is."""
 
-import json
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -8,7 +7,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from api.fields import decoded, explained, no_none
 from api.onemin_requests import ALIASES, PromptObject, parse_prompt
-from shared.batches import Line
 from shared.errors import InvalidRequest, ReduxqError, UploadTooLarge
 
 LINE_BYTES: Final = 65_536  #: of one line; a promptObject takes some hundred
@@ -43,9 +41,9 @@ _HEADER: Final = TypeAdapter(Annotated[Header, BeforeValidator(no_none)])
 
 
 class Checked(NamedTuple):
-    """A line, with what it asks for or why it cannot be."""
+    """What a line asks for, or why it cannot be."""
 
-    line: Line
+    custom_id: str | None = None
     prompt: PromptObject | None = None
     error: ReduxqError | None = None
 
@@ -91,15 +89,13 @@ def header_of(number: int, line: bytes) -> Header | None:
 
 def check_line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Checked:
     """Return what a line asks for, or why it cannot be."""
-    line = Line()
+    custom_id = None
     try:
         sent = _sent(number, text)
-        given = sent.model_extra or {}
-        line = Line(custom_id=sent.customId)
-        prompt = parse_prompt(complete(given, defaults))
+        custom_id = sent.customId
+        return Checked(custom_id, parse_prompt(complete(sent.model_extra or {}, defaults)))
     except InvalidRequest as error:
-        return Checked(line, error=error)
-    return Checked(line.model_copy(update={"prompt": json.dumps(given)}), prompt)
+        return Checked(custom_id, error=error)
 
 
 def complete(sent: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from typing import Any, Final
 
 from api.onemin_view import delivery_shown, instant
 from shared.batch_store import BatchReport, Entry
-from shared.batches import Batch, Lot, State
+from shared.batches import Lot, State
 from shared.errors import Canceled
-from shared.ids import AssetKey
 from shared.jobs import JobStatus
 from shared.object_store import ObjectStore
 
@@ -30,12 +29,7 @@ COUNTED: Final = {
 }
 
 
-def results_key(batch: Batch, prefix: str) -> AssetKey:
-    """Return where a batch's result manifest is stored."""
-    return AssetKey(f"{prefix}batches/{batch.id}.jsonl")
-
-
-def batch_answer(report: BatchReport, objects: ObjectStore, prefix: str) -> dict[str, Any]:
+def batch_answer(report: BatchReport, objects: ObjectStore) -> dict[str, Any]:
     """Return ``{"batch": ...}``; its link is signed now."""
     batch, of = report.batch, report.counts.of
     ended = "CANCELED" if batch.canceled_at else "SUCCESS"
@@ -50,7 +44,7 @@ def batch_answer(report: BatchReport, objects: ObjectStore, prefix: str) -> dict
         "createdAt": instant(batch.created_at),
         "updatedAt": instant(batch.updated_at),
         "finishedAt": instant(batch.finished_at) if batch.finished_at else None,
-        "resultsUrl": objects.sign(results_key(batch, prefix)) if batch.finished_at else None,
+        "resultsUrl": objects.sign(batch.results_key) if batch.finished_at and batch.results_key else None,
         "webhookDeliveries": [delivery_shown(batch, delivery) for delivery in batch.deliveries],
     }
     return {"batch": shown}

@@ -23,12 +23,13 @@ from api.onemin_requests import checked_webhook
 from api.repeats import once_of
 from api.services import Services
 from api.sources import key_there, look_up
-from shared import batch_store
+from shared import batch_intake, batch_store
 from shared.assets import Asset
-from shared.batch_store import BatchReport, Staged
-from shared.batches import Batch
+from shared.batch_intake import Staged
+from shared.batch_store import BatchReport
+from shared.batches import Batch, Line
 from shared.cost import in_credits
-from shared.errors import InvalidRequest, NotFound, RecordsUnavailable, Unavailable
+from shared.errors import InvalidRequest, Misconfigured, NotFound, RecordsUnavailable, ReduxqError, Unavailable
 from shared.idempotency import fingerprint
 from shared.ids import AssetKey, BatchId, JobId
 from shared.jobs import BatchEvent, Failure, Parameters
@@ -37,6 +38,7 @@ from shared.programs import together
 
 router = APIRouter(prefix="/api/batches", tags=["1min.ai"])
 
+ITEM_BYTES: Final = 500  #: of the records server that an item takes besides its line, with what becomes of it
 TOGETHER: Final = 100  #: lines that are checked and stored in one go; they hold others up for some milliseconds
 
 
@@ -51,6 +53,7 @@ class Manifest:
     total: int = 0  #: items
     price: int = 0  #: credits
     work: int = 0  #: TFLOP
+    size_bytes: int = 0
 
     async def take(self, lines: dict[int, bytes]) -> None:
         """Check lines and store them where nobody sees them."""
@@ -69,20 +72,30 @@ class Manifest:
         look_ups = [look_up(self.services, self.caller, name) for name in names]
         assets = dict(zip(names, await self.services.run(together(look_ups)), strict=True))
         staged = {number: self._staged(found, assets) for number, found in checked.items()}
-        await self.services.run(batch_store.stage(self.id, staged))
+        await self.services.run(batch_intake.stage(self.id, staged))
 
     def _staged(self, found: Checked, assets: dict[str, Asset | None]) -> Staged:
-        if found.prompt is None:
-            return Staged(found.line, Failure.of(found.error) if found.error else None, again=False)
-        name, chosen = found.prompt.imageUrl, found.prompt.parameters
         try:
-            key_there(self.services, name, assets[name])
-        except InvalidRequest as missing:
-            return Staged(found.line, Failure.of(missing))
+            staged = Staged(Line(custom_id=found.custom_id, prompt=self._asked(found, assets)))
+        except ReduxqError as error:
+            staged = Staged(Line(custom_id=found.custom_id), Failure.of(error))
+        self.size_bytes += ITEM_BYTES + sum(len(part.model_dump_json()) for part in staged if part)
+        return staged
+
+    def _asked(self, found: Checked, assets: dict[str, Asset | None]) -> str:
+        """Return what an item asks for, in the words that are known, and add its price and work.
+
+        Raises:
+            InvalidRequest: Why it cannot be.
+        """
+        if found.prompt is None:
+            raise found.error or InvalidRequest
+        name, chosen = found.prompt.imageUrl, found.prompt.parameters
+        key_there(self.services, name, assets[name])
         parameters = Parameters(**chosen | {"source": AssetKey(""), "seed": chosen["seed"] or 0})
         self.price += in_credits(parameters.usd, self.services.settings.teams.credits_per_usd)
         self.work += parameters.work
-        return Staged(found.line)
+        return found.prompt.model_dump_json(exclude_unset=True)
 
     def batch(self, request_id: str) -> Batch:
         """Return the record of the whole."""
@@ -92,11 +105,11 @@ class Manifest:
             team_id=self.caller.team_id,
             caller=self.caller.model_copy(update={"digest": ""}),
             request_id=request_id,
-            defaults=json.dumps(header.defaults),
             metadata=json.dumps(header.metadata),
             low_priority=header.priority == "low",
             webhook=checked_webhook(header.webhook, (BatchEvent.FINISHED,), self.services.egress),
             work=self.work,
+            size_bytes=self.size_bytes + len(json.dumps(header.metadata)),
             created_at=now,
             updated_at=now,
         )
@@ -115,7 +128,7 @@ async def create_batch(request: Request, caller: Caller, services: ServicesDep) 
         raise
     except Exception:
         with suppress(Unavailable):
-            await services.run(batch_store.unstage(manifest.id))
+            await services.run(batch_intake.unstage(manifest.id))
         raise
     return await _shown(services, caller, accepted)
 
@@ -129,8 +142,8 @@ async def _accept(request: Request, manifest: Manifest) -> BatchId:
     if not manifest.total:
         raise InvalidRequest("body: must have at least one item, a JSON object on a line of its own")
     once = once_of(request, manifest.caller, fingerprint("batches", digest.hexdigest()))
-    batch, most = manifest.batch(request.state.request_id), services.settings.teams.open_batches
-    return await services.run(batch_store.accept(batch, manifest.total, manifest.price, most=most, once=once))
+    batch, limits = manifest.batch(request.state.request_id), services.settings.teams
+    return await services.run(batch_intake.accept(batch, manifest.total, manifest.price, limits=limits, once=once))
 
 
 @router.get("")
@@ -192,6 +205,20 @@ async def retry_batch(uuid: str, caller: Caller, services: ServicesDep) -> dict[
     return await _shown(services, caller, batch.id)
 
 
+@router.delete("/{uuid}")
+async def remove_batch(uuid: str, caller: Caller, services: ServicesDep) -> dict[str, Any]:
+    """Delete what is known of a batch that has ended, and its result manifest; its jobs' results stay."""
+    batch = (await _report(services, caller, BatchId(uuid))).batch
+    if not batch.finished_at:
+        raise InvalidRequest.of("uuid", f"has not ended; POST /api/batches/{uuid}/cancel first", uuid)
+    if not await services.run(batch_store.forget(batch, services.clock.now())):
+        return await remove_batch(uuid, caller, services)
+    if batch.results_key:
+        with suppress(Unavailable, Misconfigured):  # else it is the sweeper's
+            await services.in_thread(partial(services.objects.delete, batch.results_key))
+    return {"batch": None}
+
+
 async def _groups(request: Request) -> AsyncIterator[dict[int, bytes]]:
     """Give the body's lines by their numbers, some at a time."""
     group: dict[int, bytes] = {}
@@ -226,4 +253,4 @@ async def _shown(services: Services, caller: ApiKey, batch_id: BatchId) -> dict[
 
 
 def _view(services: Services, report: BatchReport) -> dict[str, Any]:
-    return batch_answer(report, services.objects, services.settings.storage.prefix)
+    return batch_answer(report, services.objects)

@@ -75,6 +75,7 @@ class Dispatcher:
         self._led_at = -math.inf  #: monotonic, when it last made sure that it leads
         self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
         self._tell_at = self._repair_at = 0.0  #: monotonic
+        self._strays: list[JobId] = []  #: that may be, and are still to be looked at
 
     def run(self, stop: Event) -> None:
         """Work until told to stop; whatever goes wrong in one round is tried again in the next."""
@@ -169,14 +170,17 @@ class Dispatcher:
         return True
 
     def _repair(self) -> None:
-        """Give jobs that no queue holds back to one, and forget what is empty."""
-        if self._clock.monotonic() < self._repair_at:
-            return
-        strays = self._run(dispatch_store.stray_jobs())
-        self._repair_at = self._clock.monotonic() + (REPAIR if len(strays) <= STRAYS else 0)
-        for job_id in strays[:STRAYS]:
-            if self._run(self._store.or_set_aside(job_id, self._store.adopt(job_id))):
-                log.warning("found a job that no queue held", job=job_id)
+        """Give jobs that no queue holds back to one, some each round, and forget what is empty."""
+        if not self._strays and self._clock.monotonic() >= self._repair_at:
+            self._repair_at = self._clock.monotonic() + REPAIR
+            self._strays = self._run(dispatch_store.stray_jobs())
+            self._forget_empty()
+        now, some, self._strays = self._clock.now(), self._strays[:STRAYS], self._strays[STRAYS:]
+        found = self._run(together([self._store.or_set_aside(each, self._store.adopt(each, now)) for each in some]))
+        if jobs := [job_id for job_id, adopted in zip(some, found, strict=True) if adopted]:
+            log.warning("found jobs that no queue held", jobs=jobs)
+
+    def _forget_empty(self) -> None:
         queued = self._run(dispatch_store.backlog())
         self._run(dispatch_store.drop_empty(queue for queue, work in queued.items() if work <= 0))
         given, busy = self._run(dispatch_store.shares()), {queue.team_id for queue in queued}

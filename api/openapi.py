@@ -125,6 +125,7 @@ def _operations(examples: Mapping[str, Any]) -> dict[str, Operation]:
         "list_items": Operation(("ItemList",), None, (errors.InvalidRequest, errors.NotFound)),
         "cancel_batch": Operation(("BatchAnswer",), None, (errors.NotFound,)),
         "retry_batch": Operation(("BatchAnswer",), None, (errors.NotFound,)),
+        "remove_batch": Operation(("NoBatch",), None, (errors.InvalidRequest, errors.NotFound)),
         "watch_result": Operation(tuple(TOLD), None, (errors.NotFound,), media_type=EVENTS),
         "list_models": Operation(("Models",), public=True),
         "read_image": Operation((), None, (errors.NotFound,), 307, "Location"),

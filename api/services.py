@@ -1,8 +1,8 @@
 """What the API and the feeder of batches work with, built once by the composition roots."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ class Services:
     decoders: CapacityLimiter  #: images decoded at the same time
     fetchers: CapacityLimiter  #: images fetched from elsewhere and not yet checked, at the same time
     looks: "dict[str, asyncio.Task[dict[str, Any] | None]]" = field(default_factory=dict)  #: for :mod:`api.health`
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)  #: begun by :meth:`beside`, to hold on to them
     known_keys: dict[str, ApiKey] = field(default_factory=dict)  #: for :func:`shared.limits.admit`
 
     async def run(self, program: Program[T]) -> T:
@@ -45,6 +46,20 @@ class Services:
         """Run a blocking call, such as boto3's, beside the event loop."""
         return await to_thread.run_sync(call)
 
+    async def sleep(self, seconds: float) -> None:
+        """Let others go on for so long."""
+        await asyncio.sleep(seconds)
+
+    async def gather(self, calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[T | BaseException]:
+        """Make calls side by side; return what each returns or raises."""
+        return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+
+    def beside(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin a call that nobody waits for."""
+        task = asyncio.create_task(call())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[Services]:
@@ -52,8 +67,7 @@ async def connected(settings: Settings) -> AsyncIterator[Services]:
     url = settings.records.url.get_secret_value()
     async with connect_shared(url) as records, connect_async(url, timeout=2 * BLOCK) as following:
         completions = Completions(following)
-        follower = asyncio.create_task(completions.follow())
-        yield Services(
+        services = Services(
             settings=settings,
             records=records,
             jobs=JobStore(settings.jobs.lease_seconds),
@@ -64,6 +78,8 @@ async def connected(settings: Settings) -> AsyncIterator[Services]:
             decoders=CapacityLimiter(settings.api.decoders),
             fetchers=CapacityLimiter(FETCHES),
         )
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        services.beside(completions.follow)
+        yield services
+        for task in services.tasks:
+            task.cancel()
+        await asyncio.gather(*services.tasks, return_exceptions=True)

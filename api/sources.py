@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from anyio import CancelScope
 
+from api.fields import shown
 from api.services import Services
 from api.uploads import Upload, check, store
 from shared import assets
@@ -81,7 +82,7 @@ def key_there(services: Services, reference: str, asset: Asset | None) -> AssetK
         return asset.key
     if services.objects.key_of(reference) is None and reference.startswith(("http://", "https://")):
         return None
-    what = f"there is no image {reference!r}; upload it first and use its key or its location"
+    what = f"there is no image {shown(reference)}; upload it first and use its key or its location"
     raise InvalidRequest.of(IMAGE_URL, what, reference)
 
 

@@ -3,28 +3,29 @@
 Only the leading dispatcher sweeps, though two would do no harm: every step may be made twice.
 """
 
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from itertools import chain
 from threading import Event
-from typing import Final
+from typing import Final, TypeVar
 
 import redis
 import structlog
 
-from api.batch_view import results_key
 from shared import assets, batch_store, dispatch_store, transitions
+from shared.assets import Asset
 from shared.clock import Clock
-from shared.errors import ReduxqError, UnreadableRecord
-from shared.ids import JobId
+from shared.errors import ReduxqError, Unavailable
+from shared.ids import AssetKey, BatchId, JobId
 from shared.job_store import JobStore
 from shared.jobs import TERMINAL, JobRecord
 from shared.object_store import ObjectStore
-from shared.programs import Program, T, run
+from shared.programs import Command, Program, T, commit, run
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
+Thing = TypeVar("Thing")
 
 PAUSE: Final = 30.0  #: seconds between two rounds
 BATCH: Final = 100  #: things of a kind that one round takes in hand
@@ -56,30 +57,58 @@ class Sweeper:
                 log.exception("sweeping failed")
 
     def round(self) -> bool:
-        """Take everything in hand that is due, a batch of each kind; return whether there may be more."""
+        """Take everything in hand that is due, a batch of each kind; return whether there may be more.
+
+        What cannot leave keeps nothing else from leaving.
+        """
         now, jobs = self._clock.now(), self._settings.jobs
-        orphans = self._run(assets.orphaned(now - STILL_WRITING, BATCH))
-        for key in orphans:
-            self._objects.delete(key)
-            self._run(assets.forget_orphan(key))
         uploads = self._run(assets.older(assets.RESERVED, now - UPLOADING, BATCH))
         images = self._run(assets.older(assets.STORED, now - jobs.keep_images_seconds, BATCH))
-        for image in (*uploads, *images):
-            if image.job_id:
-                self._erase(image.job_id)
-            self._run(assets.abandon(image, now))
         until = now - jobs.keep_records_seconds
         ended = [self._run(dispatch_store.accepted_before(status, until, BATCH)) for status in sorted(TERMINAL)]
-        for job_id in chain(*ended):
-            if record := self._erase(job_id):
-                self._run(self._store.forget(record))
         batches = self._run(batch_store.ended_before(until, BATCH))
-        for batch_id in batches:
-            with suppress(UnreadableRecord):  # it keeps no other from leaving
-                if batch := self._run(batch_store.get(batch_id)):
-                    self._objects.delete(results_key(batch, self._settings.storage.prefix))
-                    self._run(batch_store.forget(batch))
+        orphans = self._run(assets.orphaned(now - STILL_WRITING, BATCH))
+        self._each((*uploads, *images), self._abandon)
+        self._each(chain(*ended), self._forget_job)
+        self._each(batches, self._forget_batch)
+        # Those that cannot be deleted are due again later, or a hundred of them would hide all others.
+        self._each(orphans, self._delete, lambda key: assets.orphan(key, now))
         return any(len(found) == BATCH for found in (orphans, uploads, images, *ended, batches))
+
+    def _each(
+        self, things: Iterable[Thing], leave: Callable[[Thing], None], later: Callable[[Thing], Command] | None = None
+    ) -> None:
+        """Let each thing leave; of one that cannot ``later`` says when it is looked at again, if that must be said.
+
+        Raises:
+            Unavailable: If a server does not answer.
+        """
+        for thing in things:
+            try:
+                leave(thing)
+            except Unavailable:
+                raise
+            except Exception:
+                log.exception("this cannot leave", thing=str(thing))
+                if later:
+                    self._run(commit([], [later(thing)]))
+
+    def _delete(self, key: AssetKey) -> None:
+        self._objects.delete(key)
+        self._run(assets.forget_orphan(key))
+
+    def _abandon(self, image: Asset) -> None:
+        if image.job_id:
+            self._erase(image.job_id)
+        self._run(assets.abandon(image, self._clock.now()))
+
+    def _forget_job(self, job_id: JobId) -> None:
+        if record := self._erase(job_id):
+            self._run(self._store.forget(record))
+
+    def _forget_batch(self, batch_id: BatchId) -> None:
+        if batch := self._run(batch_store.get(batch_id)):
+            self._run(batch_store.forget(batch, self._clock.now()))
 
     def _erase(self, job_id: JobId) -> JobRecord | None:
         """Have a job's images deleted and return what is left of its record; one that cannot be read is set aside."""

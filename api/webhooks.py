@@ -58,7 +58,6 @@ class Deliverer:
         self, settings: Settings, records: redis.Redis, egress: Egress, objects: ObjectStore, clock: Clock
     ) -> None:
         self._store = JobStore(settings.jobs.lease_seconds)
-        self._prefix = settings.storage.prefix
         self._claim = settings.egress.timeout_seconds + SETTLING
         self._records = records
         self._egress = egress
@@ -123,7 +122,7 @@ class Deliverer:
             batch = run(self._records, batch_store.report(BatchId(subject)))
             if batch is None:
                 return None
-            shown = batch_answer(batch, self._objects, self._prefix)
+            shown = batch_answer(batch, self._objects)
             return Found(batch.batch, shown, partial(batch_store.update, batch.batch.id))
         job = run(self._records, self._store.report(JobId(subject)))
         if job is None:

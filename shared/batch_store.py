@@ -1,12 +1,12 @@
-"""Programs on batches: staged unseen, accepted at once, fed item by item, ended and forgotten."""
+"""Programs on batches that were accepted: read, fed item by item, ended and forgotten."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from shared import idempotency, teams
+from shared.assets import orphan
 from shared.batches import (
     AGAIN,
     OPEN,
@@ -24,18 +24,16 @@ from shared.batches import (
     places,
     state_place,
 )
-from shared.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, UnreadableRecord
-from shared.idempotency import Once
-from shared.ids import BatchId, TeamId
+from shared.errors import NotFound, ReduxqError, UnreadableRecord
+from shared.ids import AssetKey, BatchId, TeamId
 from shared.job_index import COMPLETIONS, COMPLETIONS_KEPT, told
 from shared.jobs import BatchEvent, Failure, Item, JobStatus
-from shared.programs import Bounds, Command, Guard, Program, broken_guard, commit, lowest
+from shared.programs import Bounds, Command, Guard, Program, commit, lowest
 from shared.transitions import telling
 
 LIVING: Final = "batches"  #: set of the batches that have not ended
 ENDED: Final = "batches:ended"  #: those that have, by acceptance in Unix seconds
-STAGED: Final = timedelta(hours=1)  #: how long items of a batch are kept that never was accepted
-ROOM: Final = 60  #: seconds until a team with too many batches may try again
+KEPT: Final = "batches:bytes"  #: hash of the size of each team's batches, ended ones too
 
 Change = Callable[[Batch], Batch]
 
@@ -72,71 +70,6 @@ class Entry(NamedTuple):
     outcome: Outcome
 
 
-class Staged(NamedTuple):
-    """An item to be."""
-
-    line: Line
-    failure: Failure | None = None  #: why it cannot become a job
-    again: bool = True  #: whether trying again may help
-
-
-def stage(batch_id: BatchId, items: Mapping[int, Staged]) -> Program[None]:
-    """Store items of a batch by line; nobody sees them yet, and they are forgotten if it is not accepted."""
-    stored: list[Command] = []
-    for number, (line, failure, again) in items.items():
-        state: State = Lot.WAITING if failure is None else JobStatus.FAILED if again else Lot.INVALID
-        stored.append(("HSET", lines_place(batch_id), number, line.model_dump_json(exclude_defaults=True)))
-        stored.append(("ZADD", state_place(batch_id, state), number, number))
-        if failure:
-            stored.append(("HSET", outcomes_place(batch_id), number, Outcome(failure=failure).model_dump_json()))
-    yield [*stored, *(("EXPIRE", place, int(STAGED.total_seconds())) for place in places(batch_id))]
-
-
-def unstage(batch_id: BatchId) -> Program[None]:
-    """Forget staged items at once, unless their batch was accepted."""
-    yield from commit([_unseen(batch_id)], [("UNLINK", *places(batch_id))])
-
-
-def accept(batch: Batch, total: int, price: int, *, most: int, once: Once | None) -> Program[BatchId]:
-    """Make a staged batch seen, unless the same request made one earlier; return the one that stands.
-
-    Args:
-        batch: Its record.
-        total: How many items were staged.
-        price: Of all of them, which its team must have; it is not reserved.
-        most: How many batches its team may have that have not ended, this one included.
-        once: What makes the request the same when it is sent again.
-
-    Raises:
-        InvalidRequest: If its first items are forgotten.
-        InsufficientCredits: If its team or user cannot pay for it.
-        TooManyRequests: If its team has too many batches.
-        IdempotencyKeyReused: If the earlier request asked for something else.
-    """
-    new = _unseen(batch.id)
-    whole = Bounds(("HLEN", lines_place(batch.id)), total, total)
-    first, remember = idempotency.mark(once, batch.id)
-    room = Bounds(("SCARD", _living(batch.team_id)), most=most - 1)
-    payer = (batch.team_id, batch.caller.user_id, price)
-    kept: list[Command] = [("PERSIST", place) for place in places(batch.id)]
-    listed: Command = ("ZADD", _listed(batch.team_id), _score(batch), batch.id)
-    broken = yield from broken_guard(
-        [new, *first, whole, room, *teams.affords(*payer)], [*_effects(None, batch), *kept, listed, *remember]
-    )
-    if broken in {None, new}:  # it is stored, now or when this was sent for the first time
-        return batch.id
-    if broken in first:
-        yield ("UNLINK", *places(batch.id))
-        return BatchId((yield from idempotency.find(once)) or "")
-    if broken == room:
-        raise TooManyRequests(
-            f"the team has {most} batches that have not ended, the most that are allowed", retry_after=ROOM
-        )
-    if broken == whole:
-        raise InvalidRequest(f"body: nothing came for longer than {STAGED}, and what had come is forgotten")
-    raise (yield from teams.explain_refusal(*payer))
-
-
 def get(batch_id: BatchId) -> Program[Batch | None]:
     """Return a batch's record."""
     text = yield ("HGET", batch_place(batch_id), "record")
@@ -159,7 +92,7 @@ def report(batch_id: BatchId) -> Program[BatchReport | None]:
 def page(team_id: TeamId, limit: int, after: int | None) -> Program[list[tuple[BatchId, int]]]:
     """Return a team's newest batches that were accepted before ``after``, in microseconds, and when."""
     top = "+inf" if after is None else f"({after}"
-    rows = yield ("ZRANGE", _listed(team_id), top, "-inf", "BYSCORE", "REV", "LIMIT", 0, limit, "WITHSCORES")
+    rows = yield ("ZRANGE", listed_place(team_id), top, "-inf", "BYSCORE", "REV", "LIMIT", 0, limit, "WITHSCORES")
     return [(BatchId(batch_id), int(float(score))) for batch_id, score in rows]
 
 
@@ -186,6 +119,12 @@ def fail_item(item: Item, error: ReduxqError, state: State = Lot.WAITING) -> Pro
     yield from commit([is_in(item, state)], moved(item, state, JobStatus.FAILED, outcome))
 
 
+def fail_attempt(item: Item, failed: int) -> Program[None]:
+    """Note how often a waiting item could not become a job, for reasons that may pass."""
+    outcome = Outcome(failed_attempts=failed)
+    yield from commit([is_in(item)], moved(item, Lot.WAITING, Lot.WAITING, outcome))
+
+
 def cancel(batch_id: BatchId, now: datetime) -> Program[Batch]:
     """End all items that wait; those that are jobs are the feeder's to cancel. One that has ended stays as it is."""
     waiting, canceled = (state_place(batch_id, state) for state in (Lot.WAITING, JobStatus.CANCELED))
@@ -205,8 +144,23 @@ def retry(batch_id: BatchId, now: datetime) -> Program[Batch]:
     waiting = state_place(batch_id, Lot.WAITING)
     back: list[Command] = [("ZUNIONSTORE", waiting, 1 + len(again), waiting, *again), ("DEL", *again)]
     return (
-        yield from update(batch_id, lambda old: _at(old, now, canceled_at=None, finished_at=None, deliveries=()), back)
+        yield from update(
+            batch_id,
+            lambda old: _at(old, now, canceled_at=None, finished_at=None, results_key=None, deliveries=()),
+            back,
+        )
     )
+
+
+def plan_end(before: Batch, key: AssetKey, now: datetime) -> Program[Batch | None]:
+    """Note where a batch's manifest is to be, and return the batch as it is then.
+
+    From here on what became of its items stays as it is, unless they are tried again, which changes the batch; None if
+    it changed meanwhile or has items that have not ended.
+    """
+    after = _at(before, now, results_key=key)
+    planned = yield from _replace(before, after, _none_open(before.id), [])
+    return after.model_copy(update={"version": before.version + 1}) if planned else None
 
 
 def finish(batch_id: BatchId, version: int, now: datetime) -> Program[bool]:
@@ -215,8 +169,7 @@ def finish(batch_id: BatchId, version: int, now: datetime) -> Program[bool]:
     if before is None or before.version != version:
         return False
     after = telling(_at(before, now, finished_at=now), BatchEvent.FINISHED, now)
-    none_open = [Bounds(("ZCARD", state_place(batch_id, state)), most=0) for state in OPEN]
-    return (yield from _replace(before, after, none_open, []))
+    return (yield from _replace(before, after, _none_open(batch_id), []))
 
 
 def update(batch_id: BatchId, change: Change, besides: Sequence[Command] = ()) -> Program[Batch]:
@@ -239,30 +192,39 @@ def living() -> Program[list[BatchId]]:
     return sorted((yield ("SMEMBERS", LIVING)))
 
 
+def living_count() -> Program[int]:
+    """Return how many batches have not ended."""
+    return int((yield ("SCARD", LIVING)))
+
+
 def ended_before(until: datetime, limit: int) -> Program[list[BatchId]]:
     """Return batches that have ended and were accepted before."""
     found: list[BatchId] = yield lowest(ENDED, until.timestamp(), limit)
     return found
 
 
-def forget(batch: Batch) -> Program[None]:
-    """Forget a batch that has ended, unless it changed meanwhile."""
-    gone = batch.model_copy(update={"deliveries": ()})
-    listed: list[Command] = [("ZREM", ENDED, batch.id), ("ZREM", _listed(batch.team_id), batch.id)]
-    everything: Command = ("UNLINK", batch_place(batch.id), *places(batch.id))
-    yield from commit([_unchanged(batch)], [*told(batch, gone), *listed, everything])
+def forget(batch: Batch, now: datetime) -> Program[bool]:
+    """Forget a batch that has ended, and have its manifest deleted; False if it changed meanwhile."""
+    gone = batch.model_copy(update={"deliveries": (), "results_key": None, "updated_at": now})
+    everything: list[Command] = [
+        ("ZREM", ENDED, batch.id),
+        ("ZREM", listed_place(batch.team_id), batch.id),
+        ("HINCRBY", KEPT, batch.team_id, -batch.size_bytes),
+        ("UNLINK", batch_place(batch.id), *places(batch.id)),
+    ]
+    return (yield from commit([_unchanged(batch)], [*told(batch, gone), *_left(batch, gone), *everything]))
 
 
 def _replace(before: Batch, after: Batch, guards: Sequence[Bounds], besides: Sequence[Command]) -> Program[bool]:
     numbered = after.model_copy(update={"version": before.version + 1})
-    return commit([_unchanged(before), *guards], [*_effects(before, numbered), *besides])
+    return commit([_unchanged(before), *guards], [*effects(before, numbered), *besides])
 
 
-def _effects(before: Batch | None, after: Batch) -> list[Command]:
+def effects(before: Batch | None, after: Batch) -> list[Command]:
     """Return all commands that a change of a batch's record means; ``before`` is None for a new one."""
-    fields = ("record", after.model_dump_json(), "version", after.version)
-    commands: list[Command] = [("HSET", batch_place(after.id), *fields), *told(before, after)]
-    everywhere = (LIVING, _living(after.team_id))
+    fields = ("record", after.model_dump_json(by_alias=True), "version", after.version)
+    commands: list[Command] = [("HSET", batch_place(after.id), *fields), *told(before, after), *_left(before, after)]
+    everywhere = (LIVING, living_place(after.team_id))
     if not after.finished_at:
         return [*commands, *(("SADD", place, after.id) for place in everywhere), ("ZREM", ENDED, after.id)]
     gone: list[Command] = [("SREM", place, after.id) for place in everywhere]
@@ -270,8 +232,14 @@ def _effects(before: Batch | None, after: Batch) -> list[Command]:
     return [*commands, *gone, ("ZADD", ENDED, after.created_at.timestamp(), after.id), ended]
 
 
-def _unseen(batch_id: BatchId) -> Guard:
-    return Guard(("HGET", batch_place(batch_id), "version"), "")
+def _left(before: Batch | None, after: Batch) -> list[Command]:
+    """Return the commands that have a manifest deleted that is not the batch's any more."""
+    key = before.results_key if before else None
+    return [orphan(key, after.updated_at)] if key and key != after.results_key else []
+
+
+def _none_open(batch_id: BatchId) -> list[Bounds]:
+    return [Bounds(("ZCARD", state_place(batch_id, state)), most=0) for state in OPEN]
 
 
 def _unchanged(batch: Batch) -> Guard:
@@ -282,13 +250,13 @@ def _at(batch: Batch, now: datetime, **fields: object) -> Batch:
     return batch.model_copy(update={"updated_at": now, **fields})
 
 
-def _score(batch: Batch) -> int:
+def accepted_us(batch: Batch) -> int:
     return int(batch.created_at.timestamp() * 1e6)
 
 
-def _listed(team_id: TeamId) -> str:
+def listed_place(team_id: TeamId) -> str:
     return f"team:{team_id}:batches"
 
 
-def _living(team_id: TeamId) -> str:
+def living_place(team_id: TeamId) -> str:
     return f"team:{team_id}:batches:living"

@@ -9,10 +9,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from pydantic import ConfigDict, Field
+
 from shared.ids import AssetKey, BatchId, JobId
 from shared.jobs import Failure, Flagged, Item, JobRecord, JobStatus, Told, Value
 from shared.keys import ApiKey
 from shared.programs import Bounds, Command
+
+SCHEMA: Final = 1  #: number of the layout of what is stored of a batch, as that of jobs
 
 
 class Lot(StrEnum):
@@ -31,35 +35,43 @@ AGAIN: Final = (JobStatus.FAILED, JobStatus.CANCELED)  #: may be tried again
 class Line(Value):
     """What one line asks for."""
 
+    model_config = ConfigDict(extra="ignore")  # a later release's words, as in outcomes: these have no record's number
+
     custom_id: str | None = None
-    prompt: str = "{}"  #: JSON text of an object, without the batch's defaults
+    prompt: str = "{}"  #: JSON text of an object; of one that cannot become a job nothing is kept
 
 
 class Outcome(Value):
     """What became of an item; kept with the batch, for records leave earlier."""
+
+    model_config = ConfigDict(extra="ignore")
 
     record_id: JobId | None = None
     keys: tuple[AssetKey, ...] = ()
     seeds: tuple[int, ...] = ()  #: of the variations under ``keys``
     flagged: tuple[Flagged, ...] = ()
     failure: Failure | None = None
+    failed_attempts: int = 0  #: to let it become a job, while it waits
 
 
 class Batch(Told):
     """What is stored about a batch beside its items."""
 
+    schema_number: int = Field(SCHEMA, alias="schema")
     id: BatchId
     caller: ApiKey  #: who sent it, without the key's digest
     request_id: str
-    defaults: str  #: JSON text of an object
+    defaults: str = "{}"  #: JSON text of an object; now they stand in each line
     metadata: str  #: JSON text
     low_priority: bool
     work: int  #: TFLOP of all its items together
+    size_bytes: int = 0  #: about, that it takes on the records server with all its items
     version: int = 0  #: raised by every stored change
     created_at: datetime
     updated_at: datetime
     canceled_at: datetime | None = None  #: no item becomes a job any more
     finished_at: datetime | None = None  #: all items have ended and the manifest is stored
+    results_key: AssetKey | None = None  #: where the manifest is, or is to be: each end has its own
 
 
 def batch_place(batch_id: BatchId) -> str:

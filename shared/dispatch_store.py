@@ -281,14 +281,14 @@ def forget_shares(teams: Iterable[TeamId]) -> Program[None]:
 
 
 def stray_jobs() -> Program[list[JobId]]:
-    """Return queued jobs that no queue holds, those that were set aside, and perhaps some that change meanwhile."""
+    """Return queued jobs that no queue holds, perhaps some that change meanwhile, then those that were set aside."""
     aside: list[JobId] = yield ("ZRANGE", UNREADABLE, 0, -1)
     queues = yield from backlog()
     held = set((yield ("ZRANGE", PUBLISHED, 0, -1)))
     for queue in queues:
         held.update((yield ("ZRANGE", queue.place, 0, -1)))
     queued: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.QUEUED), 0, -1)
-    return aside + [job_id for job_id in queued if job_id not in held]
+    return [job_id for job_id in queued if job_id not in held] + aside
 
 
 def expiring(until: datetime, limit: int) -> Program[list[JobId]]:

@@ -66,16 +66,23 @@ def ring() -> list[Command]:
     return [("LPUSH", DOORBELL, 1), ("LTRIM", DOORBELL, 0, 0)]
 
 
-def adopted(record: JobRecord) -> list[Command]:
-    """Return the commands that an open job lacks that was set aside, or that the release before left as it is."""
+def adopted(record: JobRecord, *, counted: bool) -> list[Command]:
+    """Return the commands that an open job lacks that was set aside, or that the release before left as it is.
+
+    Args:
+        record: The job.
+        counted: Whether its work is among that of its queue: being set aside takes nothing from that.
+    """
     commands: list[Command] = [
         ("ZADD", index(scope, record.status), accepted_us(record), record.id) for scope in scopes(record)
     ]
     commands += [("HSET", place(record.id), "work", record.parameters.work), ("ZREM", UNREADABLE, record.id)]
+    commands += _deadline(record)
     if record.status is JobStatus.RUNNING:
         return commands
     left = [orphan(key, record.created_at) for key in record.planned_keys]
-    return [*commands, *left, *queued(record)]
+    waits, adds_work = queued(record)
+    return [*commands, *left, ("ZREM", PUBLISHED, record.id), waits, *([] if counted else [adds_work])]
 
 
 def queued(record: JobRecord) -> list[Command]:

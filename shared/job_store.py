@@ -5,7 +5,8 @@ Lease and progress are volatile and stand outside the record, so that renewing t
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -36,8 +37,8 @@ from shared.job_index import (
 )
 from shared.jobs import JobRecord, JobStatus
 from shared.limits import Rate
-from shared.programs import Bounds, Guard, Program, T, broken_guard, commit, together
-from shared.transitions import Transition
+from shared.programs import Bounds, Command, Guard, Program, T, broken_guard, commit, together
+from shared.transitions import Transition, cancel
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +185,7 @@ class JobStore:
             Exception: Whatever ``transition`` raises; the record is then unchanged.
         """
         while True:
-            before = yield from self.get(job_id)
+            before, owned = yield from self._owner(job_id)
             if before is None:
                 raise NotFound(f"there is no job {job_id}")
             after = transition(before)
@@ -194,7 +195,7 @@ class JobStore:
             affords = teams.affords(*payer) if payer[2] else []
             planned = after.planned_keys if after.attempt > before.attempt else ()
             unused = [free for key in planned for free in vacant(key)]
-            broken = yield from self._replace(before, after, *affords, *unused)
+            broken = yield from self._replace(before, after, *owned, *affords, *unused)
             if broken is None:
                 return after.model_copy(update={"version": before.version + 1})
             if broken in affords:
@@ -206,11 +207,11 @@ class JobStore:
         """As :meth:`update`, but only while the job runs and nobody holds its lease; else None."""
         unleased = Guard(("GET", lease_place(job_id)), "")
         while True:
-            before = yield from self.get(job_id)
+            before, owned = yield from self._owner(job_id)
             if before is None or before.status is not JobStatus.RUNNING or (yield ("EXISTS", lease_place(job_id))):
                 return None
             after = transition(before)
-            if (yield from self._replace(before, after, unleased)) is None:
+            if (yield from self._replace(before, after, *owned, unleased)) is None:
                 return after.model_copy(update={"version": before.version + 1})
 
     def renew(self, job_id: JobId, attempt: int, progress: Progress | None) -> Program[None]:
@@ -234,18 +235,26 @@ class JobStore:
         held = {job_id for job_id, lease in zip(jobs, leases, strict=True) if lease is not None}
         return [job_id for job_id in jobs if job_id in held], [job_id for job_id in jobs if job_id not in held]
 
-    def adopt(self, job_id: JobId) -> Program[bool]:
-        """Put an open job where the dispatcher finds it: one of the release before, or one that was set aside."""
+    def adopt(self, job_id: JobId, now: datetime) -> Program[bool]:
+        """Put an open job where the dispatcher finds it: one of the release before, or one that was set aside.
+
+        One whose batch went on without it is canceled.
+        """
         record = yield from self.get(job_id)
+        if record and record.item and not record.finished:
+            owner, _ = yield from self._owner(job_id)
+            if owner and owner.item is None:
+                record = yield from self.update(job_id, partial(cancel, now=now))
         if record is None or record.finished:
             yield ("ZREM", UNREADABLE, job_id)
             return False
-        stray = [
-            _version_is(str(record.version), job_id),
-            Guard(("ZSCORE", Queue(record.lane, record.team_id).place, job_id), ""),
-            Guard(("ZSCORE", PUBLISHED, job_id), ""),
-        ]
-        return (yield from commit(stray, [*adopted(record), *ring()]))
+        aside = (yield ("ZSCORE", UNREADABLE, job_id)) is not None
+        nowhere = (Queue(record.lane, record.team_id).place, PUBLISHED)
+        still = [Guard(("ZSCORE", name, job_id), "") for name in nowhere]
+        if aside:
+            still = [Guard(("ZSCORE", UNREADABLE, job_id), "0")]
+        unchanged = _version_is(str(record.version), job_id)
+        return (yield from commit([unchanged, *still], [*adopted(record, counted=aside), *ring()]))
 
     def or_set_aside(self, job_id: JobId, program: Program[T]) -> Program[T | None]:
         """Do what a program does with one job; set the job aside, and return None, if its record is gone or unreadable.
@@ -264,6 +273,19 @@ class JobStore:
     def forget(self, record: JobRecord) -> Program[None]:
         """Forget a job that has ended, unless it changed meanwhile."""
         yield from commit([_version_is(str(record.version), record.id)], forgotten(record))
+
+    def _owner(self, job_id: JobId) -> Program[tuple[JobRecord | None, list[Guard]]]:
+        """Return a record, and what must hold for its item to be its own, if it has one.
+
+        An open job whose item was given up while nobody could read its record has none: the item may be another's.
+        """
+        record = yield from self.get(job_id)
+        if record is None or record.item is None or record.finished:
+            return record, []
+        read: Command = ("HGET", batches.outcomes_place(record.item.batch_id), record.item.line)
+        text = (yield read) or "{}"
+        own = batches.Outcome.model_validate_json(text).record_id == job_id
+        return record if own else record.model_copy(update={"item": None}), [Guard(read, text)] if own else []
 
     def _replace(self, before: JobRecord, after: JobRecord, *guards: Guard | Bounds) -> Program[Guard | Bounds | None]:
         numbered = after.model_copy(update={"version": before.version + 1})

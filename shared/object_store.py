@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
-DENIED: Final = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"})
+REFUSED: Final = frozenset({401, 403})  #: statuses
+DENIED: Final = frozenset({"ExpiredToken", "InvalidToken", "NoSuchBucket"})  #: as well, with other statuses
 OURS: Final = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10)  #: seconds
@@ -154,7 +155,7 @@ def _translated_errors() -> Iterator[None]:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in MISSING:
             raise NotFound(f"the object storage has no such object: {error}") from error
-        if code in DENIED:
+        if status in REFUSED or code in DENIED:
             raise Misconfigured(f"the object storage refuses us: {error}") from error
         if status >= 500 or code in {"SlowDown", "RequestTimeout"}:  # noqa: PLR2004  HTTP's server errors
             raise StorageUnavailable(f"the object storage cannot serve: {error}") from error

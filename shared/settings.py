@@ -99,6 +99,8 @@ class TeamsSettings(_Group):
     """Jobs of one team that may wait or run at a time; its batches leave half of them to its other requests"""
     open_batches: int = Field(20, ge=1)
     """Batches of one team that may be under way at a time"""
+    batch_bytes: int = Field(500_000_000, ge=1)
+    """What all batches of one team may take of the records server, ended ones too: about 700 bytes an item"""
 
 
 class EgressSettings(_Group):

@@ -88,12 +88,15 @@ def upload(client: httpx.Client, data: bytes, name: str = "cat.png") -> dict[str
 
 def feature(client: httpx.Client, image: str, *, wait: bool = False, **prompt: Any) -> dict[str, Any]:
     """Submit a job that a CPU makes in a second."""
-    chosen = {"imageUrl": image, "megapixels": "0.25", "num_inference_steps": 2} | prompt
-    body = {"type": "IMAGE_VARIATOR", "model": "black-forest-labs/flux-redux-dev", "promptObject": chosen}
-    answer = client.post("/api/features", json=body | {"async": not wait})
+    answer = client.post("/api/features", json=feature_body(image, **prompt) | {"async": not wait})
     assert answer.status_code == 200, answer.text
     record: dict[str, Any] = answer.json()["aiRecord"]
     return record
+
+
+def feature_body(image: str, **prompt: Any) -> dict[str, Any]:
+    chosen = {"imageUrl": image, "megapixels": "0.25", "num_inference_steps": 2} | prompt
+    return {"type": "IMAGE_VARIATOR", "model": "black-forest-labs/flux-redux-dev", "promptObject": chosen}
 
 
 def result(client: httpx.Client, uuid: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ WEIGHTS = {
     "kill worker": 5,
     "freeze worker": 3,
     "kill api": 2,
+    "freeze api": 1,
     "kill dispatcher": 2,
     "freeze dispatcher": 1,
     "kill valkey": 2,

@@ -1,5 +1,6 @@
 """This service under attack."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from threading import local
@@ -7,8 +8,13 @@ from typing import Any
 
 import httpx
 
-from shared.ids import JobId
+from shared import batch_store
+from shared.batch_store import ENDED, LIVING, Entry
+from shared.batches import STATES
+from shared.ids import BatchId, JobId
 from shared.job_index import COMPLETIONS
+from shared.jobs import JobStatus
+from shared.programs import run
 from tests.chaos.side import Outcome, Side
 from tests.faults.town import Town
 
@@ -19,6 +25,8 @@ SETTINGS = {
     "REDUXQ_TEAMS__OPEN_JOBS": "1000000",
 }
 CANCELED = 50  #: one job of so many is canceled as soon as it is accepted
+BATCHES = 1000  #: one request of so many is a batch
+ITEMS = 10  #: of a batch
 PATIENCE = 5.0  #: seconds a client waits for an answer
 
 
@@ -36,21 +44,28 @@ class Ours(Side):
         self._urls = [self.town.api_url, self.town.add_api("api-1")]
         self._mine = local()
         self._seen = "-"
+        self.items = 0  #: of batches, in the end
 
     def ask(self, number: int) -> str | None:
         body = self.town.body(seed=number, num_inference_steps=4, num_outputs=1 + number % 2)
-        answer = self._send("/api/features", {"Idempotency-Key": f"job {number}"}, body)
+        headers = {"Idempotency-Key": f"job {number}"}
+        if number % BATCHES == BATCHES // 20:
+            lines = [{"defaults": body["promptObject"]}, *({"seed": number + place} for place in range(ITEMS))]
+            content = "\n".join(map(json.dumps, lines))
+            sent = self._send("/api/batches", headers, content=content)
+            return None if sent is None else str(sent["batch"]["uuid"])
+        answer = self._send("/api/features", headers, json=body)
         job_id = None if answer is None else str(answer["aiRecord"]["uuid"])
         if job_id and number % CANCELED == 0:
-            while self._send(f"/api/results/{job_id}/cancel", {}, None) is None:
+            while self._send(f"/api/results/{job_id}/cancel", {}) is None:
                 pass
         return job_id
 
-    def _send(self, path: str, headers: dict[str, str], body: Any) -> dict[str, Any] | None:
+    def _send(self, path: str, headers: dict[str, str], **body: Any) -> dict[str, Any] | None:
         """Ask the API that answered last; None if it does not answer or cannot serve, and the other's turn comes."""
         client = self._client()
         try:
-            answer = client.post(path, json=body, headers=headers)
+            answer = client.post(path, headers=headers, **body)
         except httpx.TransportError:
             answer = None
         if answer is None or answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
@@ -58,6 +73,9 @@ class Ours(Side):
             return None
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
+
+    def _items(self, batch_id: BatchId) -> list[Entry]:
+        return run(self.town.records, batch_store.entries(batch_id, STATES, limit=ITEMS + 1, after=0))
 
     def _client(self) -> httpx.Client:
         if not hasattr(self._mine, "client"):
@@ -72,9 +90,18 @@ class Ours(Side):
             self.told[fields["id"]] += 1
 
     def outcome(self) -> Outcome:
-        self.town.accepted = [JobId(job_id) for job_id in self.accepted]
+        batches = set(self.accepted) & set(map(str, self.town.records.smembers(LIVING)))
+        batches.update(map(str, self.town.records.zrange(ENDED, 0, -1)))
+        items = [entry for batch_id in batches for entry in self._items(BatchId(batch_id))]
+        jobs = [entry.outcome.record_id for entry in items if entry.outcome.record_id]
+        self.town.accepted = [*jobs, *(JobId(job_id) for job_id in self.accepted if job_id not in batches)]
         found = self.town.tally(self.told)
         also = {name: count for name, count in found.broken.items() if name not in {"lost", "stuck", "published_twice"}}
         if failed := found.ends["failed"]:
             also["failed"] = failed
+        if missing := sum(entry.state is not JobStatus.SUCCEEDED for entry in items):
+            also["items"] = missing
+        if made := len(batches - set(self.accepted)):
+            also["batches_made_twice"] = made
+        self.items = len(items)
         return Outcome(found.lost, found.published_twice, found.stuck, also)

@@ -416,6 +416,49 @@ def test_jobs_that_cannot_be_read_take_nobodys_room_and_come_back_when_they_can(
     assert {stored(records, job_id).status for job_id in odd} == {JobStatus.QUEUED}
     assert set(run(records, queues.queued_jobs())) == {*odd, good}
     assert records.zcard("jobs:unreadable") == 0
+    (counted,) = run(records, dispatch_store.backlog()).values()
+    assert counted == 5 * stored(records, good).parameters.work
+
+
+def test_a_job_that_was_set_aside_keeps_its_deadline(dispatcher: Dispatcher, records: redis.Redis) -> None:
+    waiting, running = (accept(records, **{limit: timedelta(days=1)}) for limit in ("max_queue", "max_run"))
+    run(records, STORE.update(running, start))
+    limits = records.zrange("jobs:expiring", 0, -1, withscores=True)
+    assert len(limits) == 2
+    for job_id in (waiting, running):
+        text = str(records.hget(f"job:{job_id}", "record"))
+        records.hset(f"job:{job_id}", "record", '{"schema": 99}')
+        run(records, STORE.or_set_aside(job_id, STORE.get(job_id)))
+        records.hset(f"job:{job_id}", "record", text)
+    assert records.zcard("jobs:expiring") == 0
+    dispatcher.round()
+    assert records.zrange("jobs:expiring", 0, -1, withscores=True) == limits
+
+
+def test_any_number_of_jobs_that_cannot_be_read_hides_no_other_and_is_looked_at_once_a_minute(
+    dispatcher: Dispatcher, records: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        records.zadd("jobs:unreadable", {f"{number:03}": 0})
+        records.hset(f"job:{number:03}", "record", '{"schema": 99}')
+    stray, again = accept(records), accept(records)
+    records.zrem(Queue(Lane.NORMAL, TeamId("team")).place, stray)
+    text = str(records.hget(f"job:{again}", "record"))
+    records.hset(f"job:{again}", "record", "{}")
+    run(records, STORE.or_set_aside(again, STORE.get(again)))
+    records.hset(f"job:{again}", "record", text)
+    records.zrem("jobs:unreadable", again)
+    records.zadd("jobs:unreadable", {f"{again}": 0, "zzz": 0})
+    looks: list[str] = []
+    adopt = JobStore.adopt
+    monkeypatch.setattr(JobStore, "adopt", lambda *given: looks.append(given[1]) or adopt(*given))  # type: ignore[func-returns-value]
+    dispatcher.round()
+    assert looks[0] == stray
+    assert stray in run(records, queues.published_jobs())
+    for _ in range(4):
+        dispatcher.round()
+    assert len(looks) == len(set(looks)) == 153
+    assert set(run(records, queues.published_jobs())) == {stray, again}
 
 
 def test_a_deadline_of_a_job_that_is_gone_stops_nobody(

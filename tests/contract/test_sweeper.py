@@ -10,7 +10,7 @@ from api.sweeper import Sweeper
 from shared import assets
 from shared.assets import Asset
 from shared.clock import Clock
-from shared.errors import IllegalTransition, NotFound
+from shared.errors import IllegalTransition, Misconfigured, NotFound
 from shared.idempotency import keyed
 from shared.ids import AssetKey, TeamId, UserId
 from shared.job_store import JobStore
@@ -196,3 +196,31 @@ def test_no_attempt_plans_to_write_where_another_writes(records: redis.Redis) ->
     run(records, STORE.update(first.id, partial(cancel, now=NOW)))
     assert run(records, assets.reserve(upload)) is None  # it may be writing still
     assert records.zcard(assets.PLANNED) == 0
+
+
+class Locked(ObjectStore):
+    """A bucket some of whose objects cannot be deleted, as a lock or a policy has it."""
+
+    def __init__(self, objects: ObjectStore, locked: set[AssetKey]) -> None:
+        self._objects, self._locked = objects, locked
+
+    def delete(self, key: AssetKey) -> None:
+        if key in self._locked:
+            raise Misconfigured("the object storage refuses us")
+        self._objects.delete(key)
+
+
+def test_objects_that_cannot_be_deleted_keep_nothing_else_from_leaving(
+    records: redis.Redis, objects: ObjectStore, twice_tried: tuple[AssetKey, JobRecord]
+) -> None:
+    left, job = twice_tried
+    locked = {AssetKey(f"images/locked{number:03}.webp") for number in range(100)}
+    for key in locked:
+        records.zadd(assets.ORPHANED, {key: NOW.timestamp() - 1})
+    sweeper = Sweeper(SETTINGS, records, Locked(objects, locked), Later(days=91))
+    sweeper.round()
+    assert run(records, STORE.get(job.id)) is None
+    assert is_there(objects, left)
+    sweeper.round()
+    assert not is_there(objects, left)
+    assert set(run(records, assets.orphaned(NOW + timedelta(days=91), 200))) == {*locked, job.variations[0].key}

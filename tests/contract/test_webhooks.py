@@ -22,8 +22,8 @@ from standardwebhooks import WebhookVerificationError
 from api import webhooks
 from api.onemin_view import ai_record
 from api.webhooks import Deliverer
-from shared import batch_store
-from shared.batch_store import Staged
+from shared import batch_intake, batch_store
+from shared.batch_intake import Staged
 from shared.batches import Batch, Line
 from shared.clock import Clock
 from shared.egress import Egress
@@ -33,7 +33,7 @@ from shared.jobs import BatchEvent, Delivery, Failure, JobRecord, Webhook, Webho
 from shared.keys import ApiKey
 from shared.object_store import ObjectStore
 from shared.programs import run
-from shared.settings import EgressSettings, Settings, StorageSettings
+from shared.settings import EgressSettings, Settings, StorageSettings, TeamsSettings
 from shared.teams import TeamUser, ensure_user, get_user, webhook_secret, webhook_secret_of
 from shared.transitions import cancel, erase, finish, redeliver
 from shared.webhooks import message_id
@@ -468,7 +468,6 @@ def ended_batch(records: redis.Redis, user: TeamUser, url: str) -> Batch:
         team_id=user.team_id,
         caller=caller,
         request_id="r",
-        defaults="{}",
         metadata="{}",
         low_priority=True,
         webhook=Webhook(url=url, events=(BatchEvent.FINISHED,)),
@@ -477,8 +476,8 @@ def ended_batch(records: redis.Redis, user: TeamUser, url: str) -> Batch:
         updated_at=now,
     )
     items = {1: Staged(Line(), Failure(code="C", name="N", message="m"))}
-    run(records, batch_store.stage(batch.id, items))
-    run(records, batch_store.accept(batch, 1, 0, most=1, once=None))
+    run(records, batch_intake.stage(batch.id, items))
+    run(records, batch_intake.accept(batch, 1, 0, limits=TeamsSettings(), once=None))
     assert run(records, batch_store.finish(batch.id, 0, now))
     return batch
 

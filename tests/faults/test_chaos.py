@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ours import Ours
+from tests.chaos.ours import ITEMS, Ours
 from tests.chaos.side import Outcome
 
 SECONDS = 60.0
@@ -25,5 +25,6 @@ def test_no_accepted_job_is_lost_or_stuck_and_none_is_published_twice(tmp_path: 
     # Nothing dies but what is killed, and what starts when there is no records server.
     assert all("the records server does not answer" in line for line in row.died)
     assert row.accepted > 100
+    assert ours.items >= ITEMS
     assert row.harms.total() > 15
     assert len(row.harms) > 4

@@ -94,6 +94,22 @@ def test_jobs_outlive_a_frozen_valkey(town: Town, seconds: float) -> None:
         assert town.ended(job_id).status is JobStatus.SUCCEEDED
 
 
+def test_a_submission_is_answered_with_503_within_two_seconds_when_valkey_freezes_before_its_commit(town: Town) -> None:
+    town.halts.ask("before-accept")
+    headers, pid = {"Idempotency-Key": "frozen in the middle"}, town.valkey_pid()
+    with town.client() as client, ThreadPoolExecutor() as pool:
+        asking = pool.submit(client.post, "/api/features", json=town.body(), headers=headers)
+        town.halted("before-accept")
+        os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        town.halts.release()
+        answer = asking.result()
+        assert time.monotonic() - started < 2
+        os.kill(pid, signal.SIGCONT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert how(town.ended(town.submit(headers["Idempotency-Key"]))) == IN_FIRST_ATTEMPT
+
+
 def test_messages_that_a_flushed_broker_lost_are_sent_again(town: Town) -> None:
     for name in town.crew.named("worker"):
         town.crew.freeze(name)

@@ -29,7 +29,7 @@ from shared.transitions import finish
 from tests import queues, servers
 from tests.samples import MODEL, NOW, encoded, fund, picture, record, start, variations_of
 from tests.servers import wait_until
-from tests.stack import feature, upload
+from tests.stack import feature, feature_body, upload
 
 STORE = JobStore(timedelta(seconds=1))
 SLOW = pytest.mark.slow
@@ -63,15 +63,42 @@ def client(tmp_path: Path, valkey: str, records: redis.Redis, objects: ObjectSto
         yield client
 
 
+@contextmanager
+def killed(records: redis.Redis) -> Iterator[None]:
+    """Kill the server's process; nobody starts it again."""
+    os.kill(_pid(records), signal.SIGKILL)
+    yield
+
+
+def require_503(client: httpx.Client, source: str) -> None:
+    """Send what a client may send; each is to be told within 2 s that it may try again."""
+    for method, path, body in (
+        ("POST", "/api/features", feature_body(source)),
+        ("GET", "/api/results/x", None),
+        ("GET", "/readyz", None),
+    ):
+        started = time.monotonic()
+        answer = client.request(method, path, json=body)
+        assert time.monotonic() - started < 2
+        assert answer.status_code == 503
+        if body:
+            assert answer.headers["retry-after"] == "2"
+
+
+def test_a_records_server_that_is_down_is_answered_with_503_within_two_seconds(
+    client: httpx.Client, records: redis.Redis
+) -> None:
+    source = upload(client, encoded(picture(), "PNG"))["key"]
+    with killed(records):
+        require_503(client, source)
+
+
 def test_a_frozen_records_server_is_answered_with_503_within_two_seconds(
     client: httpx.Client, records: redis.Redis
 ) -> None:
+    source = upload(client, encoded(picture(), "PNG"))["key"]
     with frozen(records):
-        for method, path in (("POST", "/api/features"), ("GET", "/api/results/x"), ("GET", "/readyz")):
-            started = time.monotonic()
-            answer = client.request(method, path)
-            assert time.monotonic() - started < 2
-            assert answer.status_code == 503
+        require_503(client, source)
         answer = client.post("/api/assets", files={"asset": ("a.png", encoded(picture(), "PNG"))})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
         assert answer.json()["errorCode"] == "SERVICE_UNAVAILABLE"
@@ -179,7 +206,10 @@ def _failed_attempts(records: redis.Redis, job_id: JobId) -> int:
     return job.failed_attempts if job else -1
 
 
-def test_a_second_dispatcher_takes_over_when_the_first_is_killed(tmp_path: Path, valkey: str, s3: str) -> None:
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_second_dispatcher_takes_over_within_three_seconds_when_the_first_is_killed_or_frozen(
+    tmp_path: Path, valkey: str, s3: str, harm: signal.Signals
+) -> None:
     command, environment = [sys.executable, "-m", "api.dispatcher"], servers.settings_for(valkey, s3)
     with (
         connect(valkey) as records,
@@ -191,10 +221,12 @@ def test_a_second_dispatcher_takes_over_when_the_first_is_killed(tmp_path: Path,
         with servers.process(command, tmp_path / "2.log", environment):
             run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
             time.sleep(1.5)
-            first.kill()
-            first.wait()
+            led = run(records, dispatch_store.leader())
+            first.send_signal(harm)
             run(records, STORE.accept(record()))
-            wait_until(lambda: broker.llen(QUEUE) == 1, 5)
+            wait_until(lambda: broker.llen(QUEUE) == 1, 3)
+            assert run(records, dispatch_store.leader()) != led
+            first.kill()
 
 
 def test_a_blocked_caller_is_answered_when_the_api_must_go(

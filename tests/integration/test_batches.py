@@ -1,5 +1,6 @@
 """Batches over HTTP: API, dispatcher and a worker that takes no time, on servers of their own."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
@@ -95,6 +96,37 @@ def test_a_batch_ends_with_what_came_of_each_line_and_a_manifest_of_links(mill: 
     ] == [*mill.items(sent["uuid"])]
     left = mill.client.get("/users").json()["user"]["teams"][0]["team"]["credit"]
     assert before - left == done["price"]["charged"] > 0
+
+
+def test_nothing_is_kept_of_what_is_not_known_or_cannot_be(mill: Mill) -> None:
+    junk = {"junk": "x" * 5000, "n": 1, "numImages": "y" * 5000}
+    missing = {"customId": "missing", "imageUrl": "images/" + "z" * 4000}
+    before = mill.records.hget("batches:bytes", str(mill.records.hget("team_ids", "lab"))) or 0
+    sent = mill.send({"customId": "fine", **junk}, {"num_outputs": 9, **junk}, missing)
+    places = ("lines", "outcomes")
+    lines, outcomes = (mill.records.hgetall(f"batch:{sent['uuid']}:{place}") for place in places)
+    assert max(map(len, [*lines.values(), *outcomes.values()])) < 500
+    assert json.loads(lines["2"])["custom_id"] == "fine"
+    assert (json.loads(lines["3"]), json.loads(lines["4"])) == ({}, {"custom_id": "missing"})
+    taken = int(str(mill.records.hget("batches:bytes", str(mill.records.hget("team_ids", "lab"))))) - int(before)
+    assert 1500 < taken < 4000
+    assert mill.ended(sent["uuid"])["counts"]["succeeded"] == 1
+
+
+def test_a_batch_that_has_ended_can_be_deleted_with_its_manifest_and_its_results_stay(mill: Mill) -> None:
+    mill.records.set("dispatcher:leader", "nobody", px=2000)
+    sent = mill.send({})
+    refused = mill.client.delete(f"/api/batches/{sent['uuid']}")
+    assert (refused.status_code, refused.json()["error"]["details"][0]["field"]) == (400, "uuid")
+    done = mill.ended(sent["uuid"])
+    (item,) = results(done)
+    with other_team(mill) as stranger:
+        assert stranger.delete(f"/api/batches/{sent['uuid']}").status_code == 404
+    assert mill.client.delete(f"/api/batches/{sent['uuid']}").json() == {"batch": None}
+    assert mill.client.get(f"/api/batches/{sent['uuid']}").json() == {"batch": None}
+    assert httpx.get(done["resultsUrl"]).status_code == 404
+    assert list(mill.records.scan_iter(f"batch:{sent['uuid']}*")) == []
+    assert mill.client.get(f"/api/results/{item['recordId']}").json()["aiRecord"]["status"] == "SUCCESS"
 
 
 def test_the_same_idempotency_key_gives_the_same_batch_and_leaves_nothing_else(mill: Mill) -> None:

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from api.app import create_app
 from shared import batch_store
 from shared.errors import IllegalTransition, LeaseLost
-from shared.ids import JobId
+from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import Flagged, JobRecord, Variation
 from shared.keys import create_key
@@ -135,7 +135,8 @@ def end_jobs(url: str, objects: ObjectStore, stop: Event) -> None:
         while not stop.wait(0.01):
             for batch_id in run(records, batch_store.living()):
                 if batch := run(records, batch_store.get(batch_id)):
-                    run(records, batch_store.finish(batch_id, batch.version, NOW))
+                    ending = run(records, batch_store.plan_end(batch, AssetKey("batches/x.jsonl"), NOW)) or batch
+                    run(records, batch_store.finish(batch_id, ending.version, NOW))
             for job_id in set(run(records, queues.queued_jobs())) - seen:
                 seen.add(job_id)
                 job = run(records, STORE.get(job_id))

@@ -22,6 +22,12 @@ class Keyspace:
     def do_del(self, *keys: str) -> int:
         return sum(self._there(key) and self._forget(key) for key in keys)
 
+    def do_unlink(self, *keys: str) -> int:
+        return self.do_del(*keys)
+
+    def do_persist(self, key: str) -> bool:
+        return self._there(key) and self.lapses.pop(key, None) is not None
+
     def do_exists(self, *keys: str) -> int:
         return sum(map(self._there, keys))
 

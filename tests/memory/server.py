@@ -1,7 +1,7 @@
 """A server like Valkey: it knows the commands that our programs send, and no others."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Event
 from typing import Any
 
@@ -117,6 +117,9 @@ class MemoryServer(Keyspace):
     def do_smembers(self, key: str) -> set[str]:
         return set(self._read(key, set))
 
+    def do_scard(self, key: str) -> int:
+        return len(self._read(key, set))
+
     def do_lpush(self, key: str, *values: str) -> int:
         value = self._make(key, list)
         value[:0] = reversed(values)
@@ -192,11 +195,19 @@ class MemoryServer(Keyspace):
         return self.do_zrem(key, *self._read(key, SortedSet).between(least, most))
 
     def do_zinterstore(self, target: str, count: str, *options: str) -> int:
-        keys = options[: int(count)]
-        weights = list(map(float, options[int(count) + 1 :])) or [1.0] * len(keys)
-        first, *others = sets = [self._read(key, SortedSet) for key in keys]
-        common = [member for member in first if all(member in other for other in others)]
-        scores = {member: sum(w * each[member] for w, each in zip(weights, sets, strict=True)) for member in common}
+        sets = [self._read(key, SortedSet) for key in options[: int(count)]]
+        common = [member for member in sets[0] if all(member in other for other in sets[1:])]
+        return self._store_sums(target, common, sets, options[int(count) + 1 :])
+
+    def do_zunionstore(self, target: str, count: str, *options: str) -> int:
+        sets = [self._read(key, SortedSet) for key in options[: int(count)]]
+        return self._store_sums(target, dict.fromkeys(member for each in sets for member in each), sets, ())
+
+    def _store_sums(
+        self, target: str, members: Iterable[str], sets: Sequence[SortedSet], weights: Sequence[str]
+    ) -> int:
+        weighted = list(zip(map(float, weights or ["1"] * len(sets)), sets, strict=True))
+        scores = {member: sum(weight * each.get(member, 0.0) for weight, each in weighted) for member in members}
         self._forget(target)
         self.data[target] = SortedSet(scores)
         return self._tidied(target, len(scores))

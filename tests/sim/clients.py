@@ -24,7 +24,8 @@ from shared.images import ImageType
 from shared.jobs import Echo, Webhook, WebhookEvent
 from shared.keys import ApiKey
 from tests.samples import encoded
-from tests.sim.actors import INDECENT, POISON, ApiProcess, Call, Site
+from tests.sim.actors import ApiProcess, Call, Site
+from tests.sim.workers import INDECENT, POISON
 from tests.sim.world import Process, World
 
 PATIENCE: Final = (0.03, 1.0, 4.0, 30.0)  #: seconds until a client gives up on a request
@@ -89,7 +90,8 @@ class Clients:
 
     def __init__(self, site: Site, api: Callable[[], ApiProcess | None]) -> None:
         self._site = site
-        self._world: World = site.world
+        self.world: World = site.world
+        self.checks = site.checks
         self._api = api
         self._process = Process(site.world, "clients")
         self.accepted: dict[JobId, int] = {}  #: order numbers of the jobs that an answer named
@@ -101,11 +103,20 @@ class Clients:
         for number in range(orders):
             order = self._any_order(number, poison=poison)
             self.orders[number] = order
-            self.open += 1
-            self._process.spawn(f"client {number}", partial(self._visit, order))
+            self.begin(f"client {number}", partial(self._visit, order))
+
+    def begin(self, name: str, visit: Callable[[], None]) -> None:
+        """Let one more client do something."""
+
+        def come() -> None:
+            visit()
+            self.open -= 1
+
+        self.open += 1
+        self._process.spawn(name, come)
 
     def _any_order(self, number: int, *, poison: bool) -> Order:
-        chosen = self._world.random
+        chosen = self.world.random
         kind = chosen.choices([*Kind], weights=(20, poison, 1, 2))[0]
         parameters = {
             "num_outputs": chosen.choice((1, 1, 2)),
@@ -124,31 +135,30 @@ class Clients:
         return Order(number, kind, how, chosen.random() < 0.4, draft)
 
     def _visit(self, order: Order) -> None:
-        chosen = self._world.random
-        self._world.wait(chosen.uniform(0, 6))
+        chosen = self.world.random
+        self.world.wait(chosen.uniform(0, 6))
         job_id = self._order(order)
         later = chosen.random()
         if job_id and later < 0.35:
-            self._world.wait(chosen.choice((0.0, 0.1, 1.0, 5.0, 20.0)))
+            self.world.wait(chosen.choice((0.0, 0.1, 1.0, 5.0, 20.0)))
             if later < 0.25:
                 self._give_up(job_id)
             else:
                 self._try_again(job_id)
-        self.open -= 1
 
     def _order(self, order: Order) -> JobId | None:
         """Send an order until it stands or is refused."""
         again = False
         while True:
-            answer = self._ask(f"order {order.number}", partial(_submit, order, again))
+            answer = self.ask(f"order {order.number}", partial(_submit, order, again))
             if answer.error is None:
                 job_id: JobId = answer.result.job_id
                 self.accepted[job_id] = order.number
-                self._world.note(f"accepted {job_id}")
+                self.world.note(f"accepted {job_id}")
                 return job_id
             again = True
             if not isinstance(answer.error, Unavailable | TooManyRequests):
-                self._site.checks.require(
+                self.checks.require(
                     isinstance(answer.error, InvalidRequest) and order.uploads, f"refused: {answer.error!r}"
                 )
                 return None
@@ -158,35 +168,35 @@ class Clients:
 
     def _give_up(self, job_id: JobId) -> None:
         """Have a job canceled, with or without its traces deleted."""
-        self._site.checks.deleting.add(job_id)
-        route = self._world.random.choice((_cancel, _delete))
-        while (error := self._ask("give up", partial(route, job_id)).error) and isinstance(error, Unavailable):
+        self.checks.deleting.add(job_id)
+        route = self.world.random.choice((_cancel, _delete))
+        while (error := self.ask("give up", partial(route, job_id)).error) and isinstance(error, Unavailable):
             pass
-        self._site.checks.require(error is None, f"cannot be given up: {error!r}")
+        self.checks.require(error is None, f"cannot be given up: {error!r}")
 
     def _try_again(self, job_id: JobId) -> None:
         """Have an operator put the job back into the queue, if it has failed."""
-        if self._site.checks.records[job_id]["status"] == "failed":
-            self._site.checks.retried.add(job_id)
-            self._ask("try again", partial(_retry, job_id))
+        if self.checks.records[job_id]["status"] == "failed":
+            self.checks.retried.add(job_id)
+            self.ask("try again", partial(_retry, job_id))
 
-    def _ask(self, name: str, route: Route) -> Call:
+    def ask(self, name: str, route: Route) -> Call:
         """Send a request and wait for its answer, as long as a client does."""
-        api, chosen = self._api(), self._world.random
+        api, chosen = self._api(), self.world.random
         if api is None:
-            self._world.wait(1)
+            self.world.wait(1)
             call = Call()
             call.end(error=Unavailable("refused"))
             return call
         call = api.request(name, route)
-        self._world.wait(chosen.choice(PATIENCE), call.over)
+        self.world.wait(chosen.choice(PATIENCE), call.over)
         seen = Call()
         if not call.over.is_set() or chosen.random() < self._site.network.weather.records:
             seen.end(error=Unavailable("no answer"))
         else:
             seen.end(call.result, call.error)
         if seen.error:
-            self._world.wait(chosen.choice((0.0, 0.1, 2.0)))
+            self.world.wait(chosen.choice((0.0, 0.1, 2.0)))
         return seen
 
 

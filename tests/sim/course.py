@@ -2,6 +2,7 @@
 
 import random
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from threading import Event
 from typing import Final, NamedTuple
@@ -13,13 +14,14 @@ from shared.settings import DispatcherSettings, JobsSettings, Settings, WorkerSe
 from tests.memory.clients import MemoryRedis
 from tests.samples import fund
 from tests.sim.actors import Site, deliver
+from tests.sim.bundles import NUMBERS, Bundle, visit
 from tests.sim.checks import CREDIT, Checks
 from tests.sim.clients import CALLER, NAMED, PICTURE, Clients
 from tests.sim.ending import check_end
 from tests.sim.nemesis import Nemesis
 from tests.sim.servers import Network, Records, Weather
 from tests.sim.tamed import tamed
-from tests.sim.world import EPOCH, Process, SimClock, Stuck, World
+from tests.sim.world import EPOCH, NEVER, Process, SimClock, Stuck, World
 
 SETTINGS: Final = Settings(
     jobs=JobsSettings(lease_seconds=timedelta(seconds=2), preview_teraflops=60),  # one step
@@ -28,6 +30,7 @@ SETTINGS: Final = Settings(
 )
 CALM_AT: Final = 20.0  #: seconds; from then on nothing breaks any more
 LIMIT: Final = 400.0  #: seconds; everything has ended by then
+IDLE: Final = 10.0  #: seconds: a lease, a message that is sent again, and timeouts that had begun before the calm
 SWEPT_AFTER: Final = (700.0, 3700.0, 700.0)  #: seconds after which one round each removes what was left behind
 
 
@@ -57,6 +60,8 @@ class Course:
         self.site = Site(self.world, network, SETTINGS, records, self.checks)
         self.nemesis = Nemesis(self.site, server_clock)
         self.clients = Clients(self.site, self.nemesis.api)
+        self.bundles: dict[int, Bundle] = {}
+        self._hasty_at = 0.0  #: when nobody idled last
         if not self.nemesis.gentle:
             rough = chosen.choice((0.0, 0.01, 0.03, 0.1))
             weather.records, weather.storage, weather.broker = (rough * chosen.choice((0, 1, 1, 3)) for _ in range(3))
@@ -65,15 +70,21 @@ class Course:
     def run(self) -> None:
         self._prepare()
         self.nemesis.start()
-        self.clients.come(self.world.random.randint(3, 7), poison=not self.nemesis.gentle)
+        chosen, poison = self.world.random, not self.nemesis.gentle
+        self.clients.come(chosen.randint(3, 7), poison=poison)
+        for number in range(NUMBERS, NUMBERS + chosen.choice((0, 0, 1, 2))):
+            bundle = Bundle.drawn(number, chosen, poison=poison)
+            self.bundles[number] = bundle
+            self.clients.begin(f"batch {number}", partial(visit, self.clients, bundle))
         try:
             self.world.run(self._all_ended, self.nemesis.disturb, LIMIT)
             self._sweep()
         except Stuck as stuck:
             states = {record["id"]: record["status"] for record in self.checks.records.values()}
-            self._fail(f"stuck: {stuck}; clients that wait: {self.clients.open}; {states}")
+            batches = self.checks.open_batches
+            self._fail(f"stuck: {stuck}; clients that wait: {self.clients.open}; {states}; batches {batches}")
         self.nemesis.end()
-        check_end(self.site, self.clients, gentle=self.nemesis.gentle)
+        check_end(self.site, self.clients, self.bundles, gentle=self.nemesis.gentle)
 
     def _prepare(self) -> None:
         """Give the team credit and an image."""
@@ -97,10 +108,21 @@ class Course:
 
     def _all_ended(self) -> bool:
         self.nemesis.restart_due()
-        ended = not self.checks.open and not self.clients.open and not self.site.network.under_way
+        self._require_haste()
+        checks = self.checks
+        ended = not (checks.open or checks.open_batches or self.clients.open or self.site.network.under_way)
         if not self.nemesis.calm and (ended or self.world.time >= CALM_AT):
             self.nemesis.calm_down()
         return self.nemesis.calm and ended
+
+    def _require_haste(self) -> None:
+        """Fail if a job waits for long while a worker has nothing to do and nothing breaks any more."""
+        waits = self.nemesis.calm and any(record["status"] == "queued" for record in self.checks.records.values())
+        if not waits or not self.nemesis.has_idle_worker():
+            self._hasty_at = self.world.time
+        elif self.world.time - self._hasty_at > IDLE + self.nemesis.set_back:
+            self._hasty_at = NEVER
+            self._fail(f"a job waits and a worker has been idle for {IDLE:g} s")
 
     def _sweep(self) -> None:
         """Let all processes go, much time pass, and a sweeper come."""
@@ -115,7 +137,8 @@ class Course:
             swept.set()
 
         sweeping.spawn("sweeper", sweep)
-        if any(record["deliveries"] for record in self.checks.records.values()):
+        told = (*self.checks.records.values(), *self.checks.batches.values())
+        if any(record["deliveries"] for record in told):
             sweeping.spawn("webhooks", lambda: deliver(sweeping, self.site.deliverer(sweeping), swept, 60.0))
         self.world.run(swept.is_set, lambda _: None, self.world.time + 2 * sum(SWEPT_AFTER))
 

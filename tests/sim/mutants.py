@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from unittest.mock import patch
 
-from api import webhooks
+from api import batch_feeder, webhooks
 from api.dispatcher import Dispatcher
-from shared import idempotency, job_index, job_store, transitions
+from shared import batch_intake, batch_store, batches, idempotency, job_index, job_store, programs, transitions
 from shared.errors import IllegalTransition, LeaseLost, RecordsUnavailable
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
+from shared.programs import Bounds
 from worker.lease import LeaseKeeper
 from worker.runner import Runner
 
@@ -147,6 +148,42 @@ def webhook_called_once() -> AbstractContextManager[Any]:
     return patch.object(webhooks, "wait_after", lambda *_: None)
 
 
+def items_made_twice() -> AbstractContextManager[Any]:
+    """An item becomes a job though it does not wait any more."""
+    return patch.object(batches, "is_in", lambda *_: Bounds(("GET", "nothing")))
+
+
+def outcomes_lost() -> AbstractContextManager[Any]:
+    """An item hears of the end of its job in a step of its own, which a crash may leave out."""
+    job_moved = batches.job_moved
+
+    def deaf(before: Any, after: JobRecord) -> Any:
+        return [] if after.failed_attempts and after.finished else job_moved(before, after)
+
+    return patch.object(batches, "job_moved", deaf)
+
+
+def ended_too_early() -> AbstractContextManager[Any]:
+    """A batch ends by counts that were read while items moved."""
+    return patch.object(batch_store, "_none_open", lambda *_: [])
+
+
+def one_manifest_for_all_ends() -> AbstractContextManager[Any]:
+    """A manifest that comes late overwrites a newer one."""
+    return patch.object(batch_feeder, "token_hex", lambda *_: "same")
+
+
+def items_left_in_a_list() -> AbstractContextManager[Any]:
+    """Lines are staged command by command, so that a death in between leaves some that are never forgotten."""
+    commit = programs.commit
+
+    def listed(guards: Any, effects: Any) -> Any:
+        staging = any(effect[0] == "EXPIRE" for effect in effects)
+        return (yield effects) if staging else (yield from commit(guards, effects))
+
+    return patch.object(batch_intake, "commit", listed)
+
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
     finish_by_anybody,
     finish_only_once,
@@ -163,4 +200,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     renew_nothing,
     orphans_forgotten,
     webhook_called_once,
+    items_made_twice,
+    outcomes_lost,
+    ended_too_early,
+    one_manifest_for_all_ends,
+    items_left_in_a_list,
 )

@@ -6,8 +6,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from tests.sim.actors import ApiProcess, DispatcherProcess, Site, WorkerProcess
+from tests.sim.actors import ApiProcess, DispatcherProcess, Site
 from tests.sim.servers import Outage
+from tests.sim.workers import WorkerProcess
 from tests.sim.world import Actor, Process, SimClock
 
 Break = Callable[[Process], None]
@@ -44,6 +45,7 @@ class Nemesis:
         self._left = chosen.choice((0, 2, 5, 10, 20, 40))  #: things that may still break
         self._rate = chosen.choice((0.01, 0.02, 0.05))
         self.faults = 0
+        self.set_back = 0.0  #: seconds that the records' clock was; so much longer what lapses by it may stay
         self.calm = False
 
     def start(self) -> None:
@@ -53,6 +55,11 @@ class Nemesis:
     def api(self) -> ApiProcess | None:
         api = self.processes.get("api")
         return api if isinstance(api, ApiProcess) else None
+
+    def has_idle_worker(self) -> bool:
+        """Say whether a worker that takes jobs has none."""
+        workers = [worker for worker in self.processes.values() if isinstance(worker, WorkerProcess)]
+        return any(worker.takes and not worker.busy for worker in workers)
 
     def restart_due(self) -> None:
         """Start again what was killed or went away some time ago."""
@@ -156,3 +163,5 @@ class Nemesis:
         clock, whose = self._world.random.choice(((process.clock, process.name), (self._server_clock, "the records")))
         self._note(f"clock of {whose} jumps by {seconds} s")
         clock.ahead += timedelta(seconds=seconds)
+        if clock is self._server_clock:
+            self.set_back += max(0.0, -seconds)

@@ -111,6 +111,8 @@ class Records(MemoryServer):
             self._checks.record_changed(key, before, after)
             if self.do_exists(key.replace("job:", "lease:")) and self._network.world.acting().startswith("dispatcher"):
                 self._checks.taken_back(before, after)
+        if key.startswith("batch:") and "record" in fields:
+            self._checks.batch_changed(fields[fields.index("record") + 1])
         return super().do_hset(key, *fields)
 
     def do_xadd(self, key: str, *parts: str) -> str:
@@ -228,6 +230,9 @@ class Receiver:
     def __init__(self, network: Network, heard: set[str]) -> None:
         self._network = network
         self._heard = heard
+
+    def check_webhook(self, url: str) -> None:
+        """Every URL may be called."""
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         network = self._network
