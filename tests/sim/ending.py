@@ -8,12 +8,12 @@ from api.batch_view import manifest_lines
 from shared import batch_store
 from shared.assets import STORED
 from shared.backlog import WORKER_SPEED
-from shared.batches import STATES, batch_place, places
+from shared.batches import STATES, Batch, batch_place, places
 from shared.dispatch_store import SHARES
 from shared.errors import Canceled, ContentFlagged, DeadlineExceeded, TooManyAttempts
 from shared.ids import BatchId, JobId
 from shared.job_index import BACKLOG, COMPLETIONS, DOORBELL, accepted_us, index, place, scopes
-from shared.jobs import JobRecord, WebhookEvent
+from shared.jobs import BatchEvent, JobRecord, WebhookEvent
 from shared.programs import run
 from shared.webhooks import message_id
 from tests.memory.clients import MemoryRedis
@@ -139,17 +139,19 @@ def _check_indices(site: Site) -> None:
 
 def _check_webhooks(site: Site) -> None:
     """Require that all was heard that a webhook had to be told of."""
-    for job_id, fields in site.checks.records.items():
-        record = JobRecord.model_validate(fields)
+    records: list[JobRecord | Batch] = [JobRecord.model_validate(fields) for fields in site.checks.records.values()]
+    records += [Batch.model_validate(fields) for fields in site.checks.batches.values()]
+    for record in records:
         silent = [
             told.event
             for told in record.deliveries
             if not (told.delivered and message_id(record.id, told) in site.heard)
         ]
-        site.checks.require(not silent, f"{job_id}: its webhook never heard of {silent}")
-        expected = record.webhook and record.finished and not record.erased_at
-        told = any(delivery.event is WebhookEvent.FINISHED for delivery in record.deliveries)
-        site.checks.require(told or not expected, f"{job_id}: its webhook is not told")
+        site.checks.require(not silent, f"{record.id}: its webhook never heard of {silent}")
+        expected = record.webhook and record.finished_at and not getattr(record, "erased_at", None)
+        ends = (WebhookEvent.FINISHED, BatchEvent.FINISHED)
+        told = any(delivery.event in ends for delivery in record.deliveries)
+        site.checks.require(told or not expected, f"{record.id}: its webhook is not told")
 
 
 def _check_bucket(site: Site) -> None:
