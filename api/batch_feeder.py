@@ -23,7 +23,7 @@ from api.onemin_view import MODEL, TYPE
 from api.services import Services, connected
 from api.sources import named_source
 from api.submission import Draft, submit
-from shared import backlog, batch_store, dispatch_store, transitions
+from shared import backlog, batch_store, presence, transitions
 from shared.backlog import Backlog
 from shared.batch_store import BatchReport, Entry
 from shared.batches import STATES, Batch, Lot
@@ -78,7 +78,7 @@ class Feeder:
         """As :meth:`run`, with these services."""
         while not stop.is_set():
             try:
-                leads = await services.run(dispatch_store.leader()) == name
+                leads = await services.run(presence.leader()) == name
                 living = set(await services.run(batch_store.living())) if leads else set()
                 for batch_id in sorted(living - self._tended):
                     self._tended.add(batch_id)
@@ -114,7 +114,7 @@ async def _look(services: Services, batch_id: BatchId, name: str) -> float | Non
         Exception: Whatever keeps the batch waiting.
     """
     asked: list[Program[Any]] = [
-        dispatch_store.leader(),
+        presence.leader(),
         batch_store.report(batch_id),
         batch_store.living_count(),
         backlog.get(),

@@ -27,11 +27,10 @@ from api.dispatch_metrics import Standing
 from api.dispatch_policy import Busy, Room, choose, window
 from api.sweeper import Sweeper
 from api.webhooks import Deliverer
-from shared import backlog, dispatch_store, transitions
+from shared import backlog, dispatch_store, presence, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import follow_in_background
-from shared.dispatch_store import WorkerLife
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
 from shared.heartbeat import heartbeat
@@ -41,6 +40,7 @@ from shared.jobs import JobRecord, JobStatus
 from shared.log import about
 from shared.metrics import serve
 from shared.object_store import ObjectStore
+from shared.presence import WorkerLife
 from shared.programs import Program, T, connect, run, together
 from shared.queue import AHEAD, QUEUES, Broker
 from shared.settings import Settings
@@ -93,7 +93,7 @@ class Dispatcher:
                 log.exception("a round failed")
                 self._clock.wait(stop, PAUSE)
         with suppress(Unavailable):
-            self._run(dispatch_store.step_down(self.name))
+            self._run(presence.step_down(self.name))
 
     def round(self) -> bool:
         """Do once all there is to do, if this dispatcher leads; return whether it does."""
@@ -108,7 +108,7 @@ class Dispatcher:
                 # In this order a job that is claimed in between counts twice, and never not at all.
                 dispatch_store.published_count(),
                 self._store.running(),
-                dispatch_store.living_workers(),
+                presence.living_workers(),
                 dispatch_store.expiring(now, BATCH),
             ]
             server_run, under_way, (running, lost), lives, late = self._run(together(look))
@@ -127,7 +127,7 @@ class Dispatcher:
         """Say whether this dispatcher leads for long enough yet, or else become or stay the one that does."""
         now = self._clock.monotonic()
         if now - self._led_at >= LEAD.total_seconds() / 4:
-            self._led_at = now if self._run(dispatch_store.lead(self.name, LEAD)) else -math.inf
+            self._led_at = now if self._run(presence.lead(self.name, LEAD)) else -math.inf
         return self._led_at > -math.inf
 
     def _leases_can_be_trusted(self, server_run: str) -> bool:
@@ -151,7 +151,7 @@ class Dispatcher:
 
     def count_ended(self, job_id: JobId) -> None:
         """Tell Prometheus of a job that ended, if this dispatcher leads: the others hear of it too."""
-        if run(self._records, dispatch_store.leader()) == self.name:
+        if run(self._records, presence.leader()) == self.name:
             record = run(self._records, self._store.or_set_aside(job_id, self._store.get(job_id)))
             if record:
                 dispatch_metrics.ended(record)

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import redis
 import structlog
 
-from shared import assets, batch_store, dispatch_store, transitions
+from shared import assets, batch_store, dispatch_store, presence, transitions
 from shared.assets import Asset
 from shared.clock import Clock
 from shared.errors import ReduxqError, Unavailable
@@ -50,7 +50,7 @@ class Sweeper:
         while not self._clock.wait(stop, 0 if more else PAUSE):
             more = False
             try:
-                more = self._run(dispatch_store.leader()) == name and self.round()
+                more = self._run(presence.leader()) == name and self.round()
             except ReduxqError as error:
                 log.warning("cannot sweep now", error=error.message)
             except Exception:

@@ -1,14 +1,14 @@
-"""What dispatcher and workers tell each other through the records server: who lives, who leads, what waits.
+"""What waits, runs and is due, as the dispatcher sees and changes it.
 
-What lapses lapses by the server's clock. Deadlines, ageing and webhooks compare instants that several machines told, so
-their clocks must agree within a second or so.
+Deadlines, ageing and webhooks compare instants that several machines told, so their clocks must agree within a second
+or so.
 """
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from shared.ids import JobId, TeamId
 from shared.job_index import (
@@ -23,31 +23,14 @@ from shared.job_index import (
     index,
     place,
     progress_place,
-    ring,
 )
 from shared.jobs import JobStatus, Lane
+from shared.presence import leader, living_workers
 from shared.programs import Bounds, Command, Guard, Program, commit, lowest
 
-WORKERS: Final = "workers"  #: set of names of workers that were seen and may be gone
-LEADER: Final = "dispatcher:leader"
 AHEAD: Final = "1"  #: field of a published job that goes ahead of what runs
 SEEN: Final = 64  #: jobs that are compared with each other, at least, when few queues have any
 SHARES: Final = "queue:shares"  #: hash of what each team was given so far, in TFLOP; the clock of all under ""
-
-
-class WorkerLife(NamedTuple):
-    """What a living worker says of itself."""
-
-    slots: int  #: jobs it holds or would take now
-    speed: float  #: TFLOP/s; 0: it has not run a job yet
-    ahead: int = 0  #: jobs that go ahead of others that it holds or would take besides
-    gpu: str = ""  #: UUID of the GPU that it has to itself, if it does
-
-    @classmethod
-    def parse(cls, told: str, ahead: str | None, gpu: str | None) -> Self:
-        """Read what :func:`announce_worker` wrote, or earlier releases did, which told less."""
-        slots, speed, *_ = *told.split(), 0
-        return cls(int(slots), float(speed), int(ahead or 0), gpu or "")
 
 
 class Waiting(NamedTuple):
@@ -85,48 +68,6 @@ class Figures(NamedTuple):
     led: bool  #: whether a dispatcher leads
     workers: int  #: that live
     full: float  #: share of the memory it may have that the records server uses; 0: it has no limit
-
-
-def announce_worker(name: str, life: WorkerLife, lasts: timedelta) -> Program[None]:
-    """Say that a warm worker lives."""
-    told: tuple[str | int, ...] = (f"{life.slots} {life.speed:.6g}", life.ahead, life.gpu)
-    alive: list[Command] = [("SET", *each, "PX", _ms(lasts)) for each in zip(_places(name), told, strict=True)]
-    yield from commit([], [("SADD", WORKERS, name), *alive])
-
-
-def retire_worker(name: str) -> Program[None]:
-    """Say that a worker takes no more jobs."""
-    yield from commit([], [("SREM", WORKERS, name), ("DEL", *_places(name))])
-
-
-def living_workers() -> Program[dict[str, WorkerLife]]:
-    """Return the living workers by their names."""
-    names = sorted((yield ("SMEMBERS", WORKERS)))
-    if not names:
-        return {}
-    told = dict(zip(names, (yield [("MGET", *_places(name)) for name in names]), strict=True))
-    gone = [name for name, (life, *_) in told.items() if life is None]
-    if gone:
-        yield ("SREM", WORKERS, *gone)
-    return {name: WorkerLife.parse(*parts) for name, parts in told.items() if parts[0] is not None}
-
-
-def lead(name: str, lasts: timedelta) -> Program[bool]:
-    """Become or stay the one dispatcher that acts; False while another is."""
-    if (yield from commit([Guard(("GET", LEADER), name)], [("PEXPIRE", LEADER, _ms(lasts))])):
-        return True
-    return (yield ("SET", LEADER, name, "NX", "PX", _ms(lasts))) is not None
-
-
-def step_down(name: str) -> Program[None]:
-    """Let another dispatcher lead at once."""
-    yield from commit([Guard(("GET", LEADER), name)], [("DEL", LEADER), *ring()])
-
-
-def leader() -> Program[str | None]:
-    """Return the name of the dispatcher that leads, if one does."""
-    name: str | None = yield ("GET", LEADER)
-    return name
 
 
 def figures() -> Program[Figures]:
@@ -322,16 +263,7 @@ def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
         yield ("ZADD", DELIVERIES, "XX", *(part for name in names for part in (until.timestamp(), name)))
 
 
-def _places(name: str) -> tuple[str, ...]:
-    """Return where slots and speed stand, and each part told since: releases before would stumble over more in one."""
-    return f"worker:{name}", *(f"worker:{name}:{part}" for part in ("ahead", "gpu"))
-
-
 def _told(jobs: Sequence[JobId], *fields: str) -> Program[list[list[str | None]]]:
     """Return fields of each job's record."""
     found: list[list[str | None]] = yield [("HMGET", place(job_id), *fields) for job_id in jobs]
     return found
-
-
-def _ms(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)

@@ -7,12 +7,12 @@ from typing import Any
 import redis
 
 from shared.clock import Clock
-from shared.dispatch_store import WorkerLife
 from shared.errors import NotFound
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord
 from shared.object_store import ObjectStore
+from shared.presence import WorkerLife
 from shared.programs import run
 from shared.settings import Settings
 from shared.transitions import Transition

@@ -1,10 +1,10 @@
 """What tests read of the dispatcher's queues, past its own programs."""
 
 from shared.backlog import PLACE, Backlog
-from shared.dispatch_store import WorkerLife
 from shared.ids import JobId
 from shared.job_index import EVERYWHERE, PUBLISHED, index
 from shared.jobs import JobStatus
+from shared.presence import WorkerLife
 from shared.programs import Program
 
 LIFE = WorkerLife(slots=2, speed=0)

@@ -11,11 +11,11 @@ import redis
 import structlog
 
 from shared.clock import Clock
-from shared.dispatch_store import WorkerLife, announce_worker, retire_worker
 from shared.errors import LeaseLost, ReduxqError
 from shared.ids import JobId
 from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord, Lane
+from shared.presence import WorkerLife, announce_worker, retire_worker
 from shared.programs import Program, run
 
 log = structlog.get_logger(__name__)

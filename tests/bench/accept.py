@@ -29,7 +29,7 @@ import psutil
 import redis
 from celery import Celery
 
-from shared import dispatch_store
+from shared import presence
 from shared.job_index import EVERYWHERE, index
 from shared.jobs import JobStatus
 from shared.keys import create_key
@@ -100,8 +100,8 @@ def ours(folder: Path, *, apis: int) -> Iterator[Side]:
         key = run(records, create_key("bench", "somebody"))
         for place in (*records.scan_iter("user:*"), f"team:{records.hget('team_ids', 'bench')}"):
             records.hset(place, mapping=dict.fromkeys(("credit", "credit_limit", "credit_left"), ENDLESS))
-        life = dispatch_store.WorkerLife(slots=ENDLESS, speed=0)
-        run(records, dispatch_store.announce_worker("bench", life, timedelta(days=1)))
+        life = presence.WorkerLife(slots=ENDLESS, speed=0)
+        run(records, presence.announce_worker("bench", life, timedelta(days=1)))
         urls = [living.enter_context(servers.api(folder, environment)) for _ in range(apis)]
         dispatcher = [sys.executable, "-m", "api.dispatcher"]
         living.enter_context(servers.process(dispatcher, folder / "dispatcher.log", environment))

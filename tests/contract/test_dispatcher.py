@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from api.dispatcher import Dispatcher
-from shared import dispatch_store
+from shared import dispatch_store, presence
 from shared.clock import Clock
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
@@ -36,7 +36,7 @@ def broker(valkey: str) -> Broker:
 
 @pytest.fixture
 def dispatcher(broker: Broker, records: redis.Redis) -> Dispatcher:
-    run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+    run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
     return Dispatcher(SETTINGS, records, broker, Clock())
 
 
@@ -213,8 +213,8 @@ def test_a_queue_that_is_empty_is_forgotten_and_one_that_fills_again_is_not(
 
 
 def test_the_dispatcher_tells_what_waits(dispatcher: Dispatcher, records: redis.Redis) -> None:
-    life = dispatch_store.WorkerLife(slots=2, speed=500)
-    run(records, dispatch_store.announce_worker("one", life, timedelta(minutes=1)))
+    life = presence.WorkerLife(slots=2, speed=500)
+    run(records, presence.announce_worker("one", life, timedelta(minutes=1)))
     running, *waiting = [accept(records) for _ in range(6)]
     run(records, STORE.update(running, start))
     dispatcher.round()
@@ -297,8 +297,8 @@ def hold(records: redis.Redis, *jobs: JobId) -> None:
 
 def busy_with_large_jobs(records: redis.Redis, ahead: int = 2) -> list[JobId]:
     """Let a worker hold as many large jobs as it can, with room for some that go ahead."""
-    life = dispatch_store.WorkerLife(slots=2, speed=100, ahead=ahead)
-    run(records, dispatch_store.announce_worker("one", life, timedelta(minutes=1)))
+    life = presence.WorkerLife(slots=2, speed=100, ahead=ahead)
+    run(records, presence.announce_worker("one", life, timedelta(minutes=1)))
     jobs = [accept_sized(records, num_inference_steps=50) for _ in range(2)]
     hold(records, *jobs)
     return jobs
@@ -330,9 +330,9 @@ def test_previews_go_to_a_busy_worker_up_to_its_room_for_them(
 def test_jobs_of_workers_that_retire_take_no_room_of_those_that_stay(
     dispatcher: Dispatcher, records: redis.Redis
 ) -> None:
-    life = dispatch_store.WorkerLife(slots=1, speed=100)  # as much as they hold still
+    life = presence.WorkerLife(slots=1, speed=100)  # as much as they hold still
     for name in ("two", "three"):
-        run(records, dispatch_store.announce_worker(name, life, timedelta(minutes=1)))
+        run(records, presence.announce_worker(name, life, timedelta(minutes=1)))
     hold(records, *(accept(records) for _ in range(2)))
     waits = [accept(records) for _ in range(2)]
     dispatcher.round()

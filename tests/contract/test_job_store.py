@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from shared import assets, dispatch_store
-from shared.dispatch_store import Shares, WorkerLife
+from shared import assets, dispatch_store, presence
+from shared.dispatch_store import Shares
 from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
 from shared.job_index import COMPLETIONS
 from shared.job_store import JobStore, Progress
 from shared.jobs import JobRecord, JobStatus
+from shared.presence import WorkerLife
 from shared.programs import Program, run, run_async
 from shared.transitions import cancel, fail, fail_attempt, finish, hand_back
 from tests import queues
@@ -216,26 +217,26 @@ def test_progress_ends_with_the_attempt(do: Do) -> None:
 
 def test_two_dispatchers_never_lead_at_once(do: Do, sleep: Callable[[float], None]) -> None:
     soon = timedelta(seconds=0.3)
-    assert do(dispatch_store.lead("one", soon))
-    assert not do(dispatch_store.lead("two", soon))
-    assert do(dispatch_store.lead("one", soon))
+    assert do(presence.lead("one", soon))
+    assert not do(presence.lead("two", soon))
+    assert do(presence.lead("one", soon))
     sleep(0.4)
-    assert do(dispatch_store.lead("two", soon))
-    do(dispatch_store.step_down("one"))
-    assert do(dispatch_store.leader()) == "two"
-    do(dispatch_store.step_down("two"))
-    assert do(dispatch_store.lead("one", soon))
+    assert do(presence.lead("two", soon))
+    do(presence.step_down("one"))
+    assert do(presence.leader()) == "two"
+    do(presence.step_down("two"))
+    assert do(presence.lead("one", soon))
 
 
 def test_a_worker_is_counted_while_it_gives_signs_of_life(do: Do, sleep: Callable[[float], None]) -> None:
-    do(dispatch_store.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
+    do(presence.announce_worker("one", queues.LIFE, timedelta(seconds=0.3)))
     two = WorkerLife(slots=3, speed=1.5, ahead=2, gpu="GPU-7")
-    do(dispatch_store.announce_worker("two", two, timedelta(seconds=9)))
-    assert do(dispatch_store.living_workers()) == {"one": queues.LIFE, "two": two}
+    do(presence.announce_worker("two", two, timedelta(seconds=9)))
+    assert do(presence.living_workers()) == {"one": queues.LIFE, "two": two}
     sleep(0.4)
-    assert do(dispatch_store.living_workers()) == {"two": two}
-    do(dispatch_store.retire_worker("two"))
-    assert do(dispatch_store.living_workers()) == {}
+    assert do(presence.living_workers()) == {"two": two}
+    do(presence.retire_worker("two"))
+    assert do(presence.living_workers()) == {}
 
 
 def test_the_doorbell_wakes_once_however_often_it_was_rung(do: Do) -> None:

@@ -17,17 +17,17 @@ from pydantic import SecretStr
 
 from api.dispatch_metrics import Standing
 from api.dispatcher import Dispatcher
-from shared import backlog, dispatch_store
+from shared import backlog, presence
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import BLOCK, follow_endings
-from shared.dispatch_store import WorkerLife
 from shared.errors import Misconfigured, NotFound, SourceUnusable
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.metrics import serve
 from shared.object_store import ObjectStore
+from shared.presence import WorkerLife
 from shared.programs import connect, run
 from shared.queue import QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, RecordsSettings, Settings, StorageSettings
@@ -53,7 +53,7 @@ def settings(valkey: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def dispatcher(valkey: str, records: redis.Redis, settings: Settings) -> Dispatcher:
-    run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+    run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
     return Dispatcher(settings, records, Broker(f"{valkey}/1"), Clock())
 
 
@@ -115,7 +115,7 @@ def test_a_job_that_ended_is_counted_by_the_leader_with_its_times_its_price_and_
 
 
 def test_a_dispatcher_that_follows_counts_nothing(followed: Dispatcher, records: redis.Redis) -> None:
-    run(records, dispatch_store.lead("another", timedelta(minutes=1)))
+    run(records, presence.lead("another", timedelta(minutes=1)))
     counts = Counts("reduxq_jobs_finished_total", status="canceled", code="CANCELED")
     run(records, STORE.update(accept(records), partial(cancel, now=datetime.now(UTC))))
     time.sleep(0.3)
@@ -184,8 +184,8 @@ def test_a_worker_that_has_run_no_job_yet_counts_as_fast_as_the_others(
     dispatcher: Dispatcher, records: redis.Redis
 ) -> None:
     for name, speed in (("old", 400), ("older", 200), ("new", 0)):
-        run(records, dispatch_store.announce_worker(name, WorkerLife(2, speed), timedelta(minutes=1)))
-    run(records, dispatch_store.retire_worker("one"))
+        run(records, presence.announce_worker(name, WorkerLife(2, speed), timedelta(minutes=1)))
+    run(records, presence.retire_worker("one"))
     dispatcher.round()
     seen = run(records, backlog.get())
     assert seen is not None
@@ -195,9 +195,9 @@ def test_a_worker_that_has_run_no_job_yet_counts_as_fast_as_the_others(
 def test_a_backlog_that_finds_no_worker_wakes_as_many_as_are_needed_at_the_last_ones_speed(
     dispatcher: Dispatcher, records: redis.Redis, settings: Settings
 ) -> None:
-    run(records, dispatch_store.announce_worker("one", WorkerLife(2, 1), timedelta(minutes=1)))
+    run(records, presence.announce_worker("one", WorkerLife(2, 1), timedelta(minutes=1)))
     dispatcher.round()
-    run(records, dispatch_store.retire_worker("one"))
+    run(records, presence.retire_worker("one"))
     records.delete(backlog.PLACE)  # it lapses within half a minute
     assert Standing(records, settings).scale() is None
     job = record(created_at=datetime.now(UTC))
@@ -223,8 +223,8 @@ def test_a_dispatcher_shows_its_life_as_leader_as_follower_and_with_the_records_
         running = pool.submit(Dispatcher(settings, records, Broker(f"{valkey}/1"), Clock()).run, stop)
         wait_until(beat.exists)
         assert beats_on()
-        run(records, dispatch_store.lead("another", timedelta(minutes=1)))
-        records.set(dispatch_store.LEADER, "another")
+        run(records, presence.lead("another", timedelta(minutes=1)))
+        records.set(presence.LEADER, "another")
         assert beats_on()
         records.shutdown(nosave=True)
         assert beats_on()

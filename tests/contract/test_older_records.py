@@ -11,7 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from api.dispatcher import Dispatcher
-from shared import dispatch_store
+from shared import dispatch_store, presence
 from shared.clock import Clock
 from shared.ids import TeamId
 from shared.job_index import COMPLETIONS, Queue, accepted_us
@@ -80,7 +80,7 @@ def test_a_job_of_the_release_before_is_claimed_and_finished(records: redis.Redi
 def test_a_dispatcher_finds_what_the_release_before_left_in_its_index_alone(
     records: redis.Redis, valkey: str, job: JobRecord
 ) -> None:
-    run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+    run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
     broker = Broker(f"{valkey}/1")
     Dispatcher(Settings(), records, broker, Clock()).round()
     assert broker.waiting() == {job.id}

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.dispatch_store import WorkerLife, living_workers
 from shared.errors import ModelFailed
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
 from shared.jobs import Flagged, JobStatus
+from shared.presence import WorkerLife, living_workers
 from shared.programs import run
 from tests.desk import CHECKED, STORE, Desk
 from tests.models import Steps, seed_of

@@ -15,7 +15,6 @@ import redis
 from shared.assets import ORPHANED
 from shared.clock import Clock
 from shared.completions import BLOCK, follow_endings
-from shared.dispatch_store import living_workers
 from shared.errors import (
     LeaseLost,
     Misconfigured,
@@ -28,6 +27,7 @@ from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
+from shared.presence import living_workers
 from shared.programs import connect, run
 from shared.settings import JobsSettings, Settings, WorkerSettings
 from shared.transitions import Transition, cancel, fail_attempt

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import redis
 
-from shared import dispatch_store
+from shared import presence
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobStatus
@@ -161,8 +161,8 @@ def dispatcher(tmp_path: Path, valkey: str, s3: str) -> Iterator[redis.Redis]:
         connect(f"{valkey}/1") as broker,
         connect(valkey) as records,
     ):
-        wait_until(lambda: run(records, dispatch_store.leader()))
-        run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+        wait_until(lambda: run(records, presence.leader()))
+        run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
         yield broker
 
 
@@ -217,15 +217,15 @@ def test_a_second_dispatcher_takes_over_within_three_seconds_when_the_first_is_k
         servers.process(command, tmp_path / "1.log", environment) as first,
     ):
         fund(records)
-        wait_until(lambda: run(records, dispatch_store.leader()))
+        wait_until(lambda: run(records, presence.leader()))
         with servers.process(command, tmp_path / "2.log", environment):
-            run(records, dispatch_store.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+            run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
             time.sleep(1.5)
-            led = run(records, dispatch_store.leader())
+            led = run(records, presence.leader())
             first.send_signal(harm)
             run(records, STORE.accept(record()))
             wait_until(lambda: broker.llen(QUEUE) == 1, 3)
-            assert run(records, dispatch_store.leader()) != led
+            assert run(records, presence.leader()) != led
             first.kill()
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from reduxq import Client, Job
 from reduxq.local.demo import SAMPLE
-from shared.dispatch_store import WorkerLife, announce_worker
+from shared.presence import WorkerLife, announce_worker
 from shared.programs import connect, run
 from tests.servers import ROOT, wait_until
 
