@@ -57,7 +57,7 @@ def submit(  # noqa: PLR0913  options
             return job, [job.uuid]
         _follow(job, line)
         stem = PurePosixPath(urlsplit(image).path).stem
-        return job, _files(job, out, f"{stem}-{job.uuid[:NAMED]}") if out else job.urls
+        return job, _files(job, out, f"{stem}-{job.uuid[:NAMED]}") if out else job.links()
 
     _each(images, vary, as_json=as_json)
 
@@ -74,7 +74,7 @@ def wait(ids: Ids, *, as_json: JsonOption = False) -> None:
 
     def follow(client: Client, uuid: str, line: Line) -> Acted:
         job = _follow(client.jobs.get(uuid), line)
-        return job, job.urls
+        return job, job.links()
 
     _each(ids, follow, as_json=as_json)
 
@@ -140,9 +140,9 @@ def watch(
 
 
 def _looks(client: Client, limit: int) -> Iterator[list[Job]]:
-    """Look at the newest jobs again and again."""
+    """Look at the newest jobs again and again, also after the service was away."""
     while True:
-        yield list(client.jobs.list(limit=limit))
+        yield client.connection.outlast(lambda: list(client.jobs.list(limit=limit)))
         sleep(LOOK)
 
 

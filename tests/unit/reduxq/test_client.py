@@ -274,7 +274,7 @@ def test_a_page_in_the_place_of_an_answer_is_an_error_of_the_tree() -> None:
 
 
 def test_results_of_a_batch_that_has_not_ended_are_refused() -> None:
-    batch = {"uuid": "b", "status": "PROCESSING", "counts": {}, "resultsUrl": None}
+    batch: dict[str, Any] = {"uuid": "b", "status": "PROCESSING", "counts": {}, "resultsUrl": None}
     with served(Answer(body={"batch": batch})) as (client, _), pytest.raises(errors.TimedOut, match="has not ended"):
         client.batches.get("b").results()
 
