@@ -135,6 +135,10 @@ def test_jobs_are_canceled_and_one_that_is_unknown_keeps_no_other_from_it(
     assert done.exit_code == 1
     assert done.stdout.splitlines() == [f"{first.id} canceled", f"{second.id} canceled"]
     assert done.stderr == "reduxq: nobody: there is no job nobody\n"
+    assert [json.loads(line) for line in jobs("cancel", first.id, "nobody", "--json").stdout.splitlines()] == [
+        {"id": first.id, "status": "canceled"},
+        {"id": "nobody", "error": {"code": "NOT_FOUND", "message": "there is no job nobody"}},
+    ]
     again = jobs("cancel", first.id)
     assert (again.exit_code, again.stdout) == (0, f"{first.id} canceled\n")
 
