@@ -61,7 +61,7 @@ def name_of(found: Report) -> str:
     record = found.record
     at = {
         JobStatus.QUEUED: found.queue_position,
-        JobStatus.RUNNING: found.progress.step if found.progress else 0,
+        JobStatus.RUNNING: (sum(found.progress.each) or found.progress.step) if found.progress else 0,
     }.get(record.status, 0)
     return f"{record.attempt}-{record.status}-{at}"
 

@@ -13,8 +13,14 @@ from reduxq.files import fetch
 class Progress(NamedTuple):
     """How far a running job is."""
 
-    step: int
-    steps: int
+    step: int  #: that the variations have made, as a mean
+    steps: int  #: that each of them makes
+    each: list[int]  #: steps that each one has made, if the service tells
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Self:
+        """Return what a record or an event tells."""
+        return cls(told["step"], told["steps"], told.get("each", []))
 
 
 class Job:
@@ -50,7 +56,7 @@ class Job:
         self.finished = self.status != "PROCESSING"
         failed = self.status == "FAILURE"
         self.error: JobError | None = error_of_job(record["aiRecordDetail"]["resultObject"]) if failed else None
-        self.progress = Progress(**told["progress"]) if told["progress"] else None
+        self.progress = Progress.read(told["progress"]) if told["progress"] else None
         self.queue_position: int | None = told["queuePosition"]
         self.estimated_seconds: float | None = told["estimatedSeconds"]
         self.urls: list[str] = told["temporaryUrls"]
@@ -151,7 +157,7 @@ class Job:
         if event.name == "finished":
             self._learn(told["aiRecord"])
             return
-        told["progress"] = {name: told[name] for name in Progress._fields} if event.name == "running" else None
+        told["progress"] = Progress.read(told)._asdict() if event.name == "running" else None
         self._learn({**self.record, "additionalData": {**self.record["additionalData"], "queuePosition": None, **told}})
 
 

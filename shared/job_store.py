@@ -46,8 +46,17 @@ ROOM: Final = 10  #: seconds until a team with too many open jobs may try again
 class Progress(NamedTuple):
     """How far a running job is."""
 
-    step: int
-    steps: int
+    step: int  #: that the variations have made, as a mean
+    steps: int  #: that each of them makes
+    each: tuple[int, ...] = ()  #: steps that each one has made; nothing from a worker of an earlier release
+
+    @classmethod
+    def parse(cls, text: str) -> "Progress":
+        step, steps, *each = map(int, text.split("/"))
+        return cls(step, steps, tuple(each))
+
+    def __str__(self) -> str:
+        return "/".join(map(str, (self.step, self.steps, *self.each)))
 
 
 class Report(NamedTuple):
@@ -131,7 +140,7 @@ class JobStore:
         """Return a record with its progress and its place in the queue."""
         if record.status is JobStatus.RUNNING:
             text, seen = yield [("GET", progress_place(record.id)), ("GET", backlog.PLACE)]
-            progress = Progress(*map(int, text.split("/"))) if text else None
+            progress = Progress.parse(text) if text else None
             done = progress.step / progress.steps if progress else 0.0
             return Report(record, progress, estimated_seconds=Backlog.parse(seen).seconds_left(record, done))
         if record.status is JobStatus.QUEUED:
@@ -213,7 +222,7 @@ class JobStore:
             Guard(("HGET", place(job_id), "attempt"), str(attempt)),
             Guard(("HGET", place(job_id), "status"), JobStatus.RUNNING),
         ]
-        told = [("SET", progress_place(job_id), f"{progress.step}/{progress.steps}")] if progress else []
+        told = [("SET", progress_place(job_id), str(progress))] if progress else []
         if not (yield from commit(held, [take_lease(job_id, attempt, self.lease), *told])):
             raise LeaseLost
 

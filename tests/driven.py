@@ -42,8 +42,8 @@ class Driven:
         digits = range(4 * self.claims, 4 * self.claims + 4)
         self.change(job_id, lambda job: claim(job, now=datetime.now(UTC), prefix="", digits=digits))
 
-    def step(self, job_id: JobId, step: int) -> None:
-        run(self.records, STORE.renew(job_id, 1, Progress(step, 28)))
+    def step(self, job_id: JobId, step: int, *each: int) -> None:
+        run(self.records, STORE.renew(job_id, 1, Progress(step, 28, each)))
 
     def end(self, job_id: JobId) -> None:
         self.change(job_id, _finished)

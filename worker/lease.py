@@ -1,7 +1,7 @@
 """Leases of the jobs this worker holds, renewed by a thread of its own together with the worker's sign of life."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Lock, Thread
@@ -55,9 +55,9 @@ class Lease:
         """Wait, at most until the lease ends."""
         self._clock.wait(self._ended, seconds)
 
-    def tell(self, step: int, steps: int) -> None:
+    def tell(self, made: Sequence[int], steps: int) -> None:
         """Note how far the job is; the keeper's thread passes it on."""
-        self.progress = Progress(step, steps)
+        self.progress = Progress(sum(made) // len(made), steps, tuple(made))
 
     def end(self, error: ReduxqError) -> None:
         """Make every further check raise ``error``."""

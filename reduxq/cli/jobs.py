@@ -200,8 +200,7 @@ def _written(job: Job, out: Path, stem: str) -> Acted:
 def _table(found: Iterable[Job]) -> Table:
     table = Table("id", "accepted", "priority", "outputs", "state", box=None)
     for job in found:
-        prompt, extra = job.record["aiRecordDetail"]["promptObject"], job.record["additionalData"]
+        extra = job.record["additionalData"]
         accepted = job.record["createdAt"][:19].replace("T", " ")
-        outputs = str(prompt.get("num_outputs", 1))
-        table.add_row(job.uuid, accepted, extra["priority"], outputs, job.describe().partition(":")[0])
+        table.add_row(job.uuid, accepted, extra["priority"], str(len(extra["seeds"])), job.describe().partition(":")[0])
     return table

@@ -171,7 +171,7 @@ def sse(*events: tuple[str, str, dict[str, Any]]) -> Answer:
 
 
 def test_a_stream_that_breaks_is_taken_up_where_it_was() -> None:
-    running = {"attempt": 1, "step": 3, "steps": 4, "estimatedSeconds": 1.5}
+    running = {"attempt": 1, "step": 3, "steps": 4, "each": [4, 2], "estimatedSeconds": 1.5}
     answers = (
         Answer(body=ai_record()),
         sse(("a", "queued", {"queuePosition": 2, "estimatedSeconds": None})),
@@ -183,7 +183,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_was() -> None:
     with served(*answers) as (client, script):
         job = client.jobs.get("u")
         seen = [(event.name, job.queue_position, job.progress) for event in job.events()]
-    assert seen == [("queued", 2, None), ("running", None, (3, 4)), ("finished", 1, None)]
+    assert seen == [("queued", 2, None), ("running", None, (3, 4, [4, 2])), ("finished", 1, None)]
     streams = [asked for asked in script.asked if asked.path.endswith("/events")]
     assert [asked.headers.get("last-event-id") for asked in streams] == [None, "a", "a"]
 

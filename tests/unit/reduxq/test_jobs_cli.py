@@ -106,7 +106,7 @@ def test_all_that_is_known_of_a_running_job_is_shown(jobs: Jobs, records: redis.
     run(records, STORE.renew(job.id, 1, Progress(3, 28)))
     told = json.loads(jobs("show", job.id, "--json").stdout)
     assert 0 < told["lease_seconds"] <= 30
-    assert (told["progress"], told["queue_position"]) == ({"step": 3, "steps": 28}, None)
+    assert (told["progress"], told["queue_position"]) == ({"step": 3, "steps": 28, "each": []}, None)
     assert told["planned_keys"] == list(running.planned_keys)
     records.delete(f"lease:{job.id}")
     lines = dict(line.split(maxsplit=1) for line in jobs("show", job.id).stdout.splitlines())
