@@ -109,7 +109,10 @@ def test_nothing_is_wider_than_a_phone(at_stack: Visitor, stack: Stack, job: str
     expect(page.locator("#variations img")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.get_by_role("button", name="Compare", exact=True).first.click()
-    assert page.locator("#viewer").evaluate("each => each.getBoundingClientRect().width") <= width
+    for mode in ("Side by side", "Compare with the source"):
+        page.get_by_role("button", name=mode).click()
+        assert page.locator("#viewer").evaluate("each => each.getBoundingClientRect().width") <= width
+        assert page.locator("#scroller").evaluate("each => each.scrollWidth <= each.clientWidth")
 
 
 def test_everything_is_reached_and_set_by_the_keyboard(at_api: Visitor, driven: Driven) -> None:
