@@ -24,7 +24,9 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         title="reduxq",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        servers=[{"url": "."}],  # from where the document is
         redirect_slashes=False,
         generate_unique_id_function=openapi.operation_id,
     )

@@ -16,8 +16,9 @@ from api.onemin_view import ai_record
 from api.services import Services
 from shared.errors import RecordsUnavailable
 from shared.ids import JobId
-from shared.job_store import Progress, Report
+from shared.job_store import Report
 from shared.jobs import JobStatus
+from shared.progress import Progress
 from shared.teams import get_user
 
 PERIOD: Final = 0.5  #: seconds between two looks at a job
@@ -61,7 +62,7 @@ def name_of(found: Report) -> str:
     record = found.record
     at = {
         JobStatus.QUEUED: found.queue_position,
-        JobStatus.RUNNING: found.progress.step if found.progress else 0,
+        JobStatus.RUNNING: (sum(found.progress.each) or found.progress.step) if found.progress else 0,
     }.get(record.status, 0)
     return f"{record.attempt}-{record.status}-{at}"
 

@@ -10,7 +10,7 @@ from shared.assets import Asset
 from shared.cost import PRICED_PIXELS, PRICED_STEPS, USD_PER_VARIATION
 from shared.images import ImageType
 from shared.job_store import Report
-from shared.jobs import Delivery, JobRecord, JobStatus, Lane, Told
+from shared.jobs import Delivery, JobRecord, JobStatus, Lane, Parameters, Told
 from shared.object_store import ObjectStore
 from shared.settings import Settings
 from shared.sizes import AspectRatio, Megapixels, size_of
@@ -84,6 +84,7 @@ def _additional_data(report: Report, urls: list[str]) -> dict[str, Any]:
     return {
         "source": record.parameters.source,
         "temporaryUrls": urls,
+        "parameters": _parameters(record.parameters),
         "seeds": record.parameters.seeds,
         "flagged": [flagged.model_dump() for flagged in record.flagged],
         "safetyChecker": _safety_checker(record),
@@ -100,6 +101,12 @@ def _additional_data(report: Report, urls: list[str]) -> dict[str, Any]:
         "webhook": _webhook(record),
         "deletedAt": instant(record.erased_at) if record.erased_at else None,
     }
+
+
+def _parameters(chosen: Parameters) -> dict[str, Any]:
+    """Return what the job really is made with, whatever names and defaults the request had, as promptObject says it."""
+    named = chosen.model_dump(mode="json", exclude={"source", "guidance_scale"})
+    return {"format": named.pop("output_format"), **named}
 
 
 def _safety_checker(record: JobRecord) -> str | None:

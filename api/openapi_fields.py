@@ -12,7 +12,7 @@ ESTIMATE: Final = {"type": ["number", "null"], "description": "until it ends, if
 #: The data of each event, as JSON text.
 TOLD: Final[dict[str, dict[str, Any]]] = {
     "QueuedEvent": {"required": ["queuePosition", "estimatedSeconds"], "properties": {"estimatedSeconds": ESTIMATE}},
-    "RunningEvent": {"required": ["attempt", "step", "steps"], "properties": {"estimatedSeconds": ESTIMATE}},
+    "RunningEvent": {"required": ["attempt", "step", "steps", "each"], "properties": {"estimatedSeconds": ESTIMATE}},
     "FinishedEvent": {"$ref": REF.format(model="RecordAnswer")},
 }
 #: Fields that one example does not say everything about.
@@ -69,7 +69,7 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "flagged": {"type": "array", "items": {"type": "object", "required": ["seed", "score"]}},
         "safetyChecker": TEXT_OR_NULL,
         "queuePosition": {"type": ["integer", "null"], "minimum": 1},
-        "progress": {"type": ["object", "null"], "required": ["step", "steps"]},
+        "progress": {"type": ["object", "null"], "required": ["step", "steps", "each"]},
         "estimatedSeconds": ESTIMATE,
         "priority": {"enum": ["normal", "low"]},
         "timings": {"type": "object", "additionalProperties": {"type": "number"}},

@@ -21,8 +21,8 @@ from api.services import Services
 from api.submission import Accepted, outcome, report
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import JobId
-from shared.job_index import team_scope
-from shared.job_store import Cursor, Report
+from shared.job_index import Cursor, team_scope
+from shared.job_store import Report
 from shared.jobs import JobRecord
 from shared.programs import together
 from shared.teams import get_user

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from reduxq.connection import Connection, wait_for
-from reduxq.errors import NotFound
+from reduxq.errors import InvalidRequest, NotFound, TimedOut
 from reduxq.files import fetch
+from reduxq.job import Job, read_job
 
 ACCEPTING: Final = 300.0  #: seconds without a byte while a manifest is read; 10,000 lines take less than 30
 PAGE: Final = 100  #: items that one question asks for
@@ -69,20 +71,42 @@ class Batch:
         return self._learn(self._connection.post(f"/api/batches/{self.uuid}/retry")["batch"])
 
     def results(self) -> Iterator[Item]:
-        """Give the items of a batch that has ended as :meth:`items` does, with ``urls``, ``seeds``, ``flagged`` too."""
-        lines = self._connection.download(self.refresh().record["resultsUrl"]).splitlines()
-        return map(json.loads, lines)
+        """Give the items of a batch that has ended as :meth:`items` does, with ``urls``, ``seeds``, ``flagged`` too.
+
+        Raises:
+            TimedOut: If it has not ended.
+        """
+        if (link := self.refresh().record["resultsUrl"]) is None:
+            raise TimedOut(f"{self!r} has not ended; wait for it")
+        return map(json.loads, self._connection.download(link).splitlines())
 
     def download(self, folder: str | Path) -> list[Path]:
         """Write all variations of a batch that has ended into a folder and return their paths.
 
         They are called ``<line>-1.webp`` and so on, by the line of their item in the manifest.
+
+        Raises:
+            NotFound: If some were deleted; the others are there.
         """
-        return [
-            path
-            for item in self.results()
-            for path in fetch(self._connection, item["urls"], Path(folder), str(item["line"]))
-        ]
+        paths, gone = list[Path](), list[str]()
+        for item in self.results():
+            try:
+                paths += self.fetch(item, folder, str(item["line"])) if item["status"] == "SUCCESS" else []
+            except NotFound:
+                gone.append(str(item["line"]))
+        if gone:
+            raise NotFound(f"the variations of the items {', '.join(gone)} were deleted")
+        return paths
+
+    def fetch(self, item: Item, folder: str | Path, stem: str) -> list[Path]:
+        """Write the variations of an item that succeeded, as :meth:`Job.download` does.
+
+        Raises:
+            NotFound: If they were deleted.
+        """
+        with suppress(KeyError, InvalidRequest, NotFound):  # it has no links yet, or they have run out
+            return fetch(self._connection, item["urls"], Path(folder), stem)
+        return Job(self._connection, read_job(self._connection, item["recordId"])).download(folder, stem)
 
     def page(self, cursor: str | None) -> tuple[list[Item], str | None]:
         """Return the items after a cursor, None being the start, and the cursor after them; None is the end."""

@@ -2,11 +2,12 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil, inf
 from threading import Event as Flag
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 
 import httpx
@@ -14,9 +15,12 @@ import httpx
 from reduxq.errors import TimedOut, TooManyRequests, Unavailable, error_of
 
 ATTEMPTS: Final = 6  #: of one request; their pauses make 16 s, in which a service can be started anew
+FAULT: Final = 500  #: status of an answer that failed by itself, while the service is there
 LONGEST_PAUSE: Final = 60.0  #: seconds; a service that asks for more gets no other attempt
 WAIT: Final = 30  #: seconds that one question may wait for an end, half of what the service allows
 SILENCE: Final = 40.0  #: seconds without a byte after which a stream is given up; its heartbeat is 15 s
+
+T = TypeVar("T")
 
 
 class Event(NamedTuple):
@@ -53,7 +57,7 @@ class Connection:
     def get(self, path: str, **parameters: Any) -> Any:
         """Return the JSON at a path; parameters that are None are left out."""
         chosen = {name: value for name, value in parameters.items() if value is not None}
-        return self._ask("GET", self.base_url + path, headers=self._headers, params=chosen).json()
+        return _decoded(self._ask("GET", self.base_url + path, headers=self._headers, params=chosen))
 
     def page(self, path: str, name: str, **parameters: Any) -> tuple[list[dict[str, Any]], str | None]:
         """Return what a page of a list holds under a name, and the cursor after it; None at the end."""
@@ -71,7 +75,7 @@ class Connection:
     def post(self, path: str, *, idempotency_key: str | None = None, **content: Any) -> Any:
         """Send something once, however many attempts that takes, and return the JSON of the answer."""
         headers = self._headers | {"Idempotency-Key": idempotency_key or str(uuid4()), **content.pop("headers", {})}
-        return self._ask("POST", self.base_url + path, headers=headers, **content).json()
+        return _decoded(self._ask("POST", self.base_url + path, headers=headers, **content))
 
     def download(self, link: str) -> bytes:
         """Return what a presigned link leads to."""
@@ -100,9 +104,27 @@ class Connection:
         Raises:
             Unavailable: If the connection is closed meanwhile.
         """
-        least = min(0.5 * 2**attempt, 8.0) if retry_after is None else retry_after
+        least = min(0.5 * 2**attempt, 8.0) if retry_after in {None, inf} else retry_after
         if self._closed.wait(least * random.uniform(1, 1.25)):  # noqa: S311  no secret
             raise Unavailable("the client was closed")
+
+    def outlast(self, ask: Callable[[], T], until: float = inf) -> T:
+        """Return what ``ask`` does, once the service is there to answer, however long it is away.
+
+        Raises:
+            Unavailable, TooManyRequests: If it is not by that moment, says itself that no waiting helps, or fails at
+                this question alone.
+        """
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except (TooManyRequests, Unavailable) as error:
+                wanted, left = error.retry_after, until - monotonic()
+                if self._closed.is_set() or wanted == inf or error.status == FAULT or left <= 0:
+                    raise
+                self.pause(failures, wanted if wanted is None else min(wanted, left))
+                failures += 1
 
     def _ask(self, method: str, url: str, **content: Any) -> httpx.Response:
         """Make attempts until one succeeds."""
@@ -140,17 +162,26 @@ class Awaited(Protocol):
 def wait_for(what: Awaited, connection: Connection, timeout: float | None) -> None:
     """Ask until it has ended, seldom, for the service itself waits; but it may not, and then not in step.
 
+    A service that is away is waited for, too: what it accepted goes on.
+
     Raises:
-        TimedOut: If so many seconds were not enough.
+        TimedOut: If so many seconds were not enough; Unavailable, if the service does not answer then.
     """
     until = inf if timeout is None else monotonic() + timeout
     while not what.finished:
         began = monotonic()
         if began >= until:
             raise TimedOut(f"{what!r} has not ended within {timeout:g} s; it goes on")
-        what.refresh(wait=ceil(min(WAIT, until - began)))
+        connection.outlast(partial(what.refresh, wait=ceil(min(WAIT, until - began))), until)
         if not what.finished and monotonic() - began < 1:
             connection.pause(0)
+
+
+def _decoded(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:  # a proxy's page, or this is no reduxq
+        raise Unavailable(f"{answer.url.host} answered {answer.status_code} without the JSON of a reduxq") from error
 
 
 def _parsed(lines: Iterator[str]) -> Iterator[Event]:

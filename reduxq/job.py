@@ -1,6 +1,7 @@
 """A job: one request for variations of one image."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,8 +13,14 @@ from reduxq.files import fetch
 class Progress(NamedTuple):
     """How far a running job is."""
 
-    step: int
-    steps: int
+    step: int  #: that the variations have made, as a mean
+    steps: int  #: that each of them makes
+    each: list[int]  #: steps that each one has made, if the service tells
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Self:
+        """Return what a record or an event tells."""
+        return cls(told["step"], told["steps"], told.get("each", []))
 
 
 class Job:
@@ -49,7 +56,7 @@ class Job:
         self.finished = self.status != "PROCESSING"
         failed = self.status == "FAILURE"
         self.error: JobError | None = error_of_job(record["aiRecordDetail"]["resultObject"]) if failed else None
-        self.progress = Progress(**told["progress"]) if told["progress"] else None
+        self.progress = Progress.read(told["progress"]) if told["progress"] else None
         self.queue_position: int | None = told["queuePosition"]
         self.estimated_seconds: float | None = told["estimatedSeconds"]
         self.urls: list[str] = told["temporaryUrls"]
@@ -92,28 +99,40 @@ class Job:
         """Tell how the job gets on until it has ended: ``queued``, ``running``, ``finished``.
 
         The job's own attributes follow. A stream that breaks is taken up where it was; while none can be had, the
-        service is asked now and then.
+        service is asked now and then, however long it is away.
 
         >>> job = client.variations.create("cat.png", megapixels="0.25", num_inference_steps=4)
         >>> [event.name for event in job.events()][-1]
         'finished'
         """
-        last, failures = "", 0
+        last, silent = "", 0
         while not self.finished:
+            wanted, silent = None, silent + 1
             try:
                 for event in self._connection.events(f"/api/results/{self.uuid}/events", last):
-                    last, failures = event.id, 0
+                    last, silent = event.id, 0
                     self._note(event)
                     yield event
-            except (TooManyRequests, Unavailable):
-                self._connection.pause(failures)
-                failures += 1
-            if not self.finished and self.refresh().finished:
+            except (TooManyRequests, Unavailable) as error:
+                wanted = error.retry_after
+            if not self.finished and self._connection.outlast(self.refresh).finished:
                 yield Event("finished", {"aiRecord": self.record})
+            elif silent:  # or what answered is no stream
+                self._connection.pause(silent - 1, wanted)
 
     def cancel(self) -> Self:
         """End the job; one that has ended stays as it is."""
         return self._learn(self._connection.post(f"/api/results/{self.uuid}/cancel")["aiRecord"])
+
+    def links(self) -> list[str]:
+        """Return :attr:`urls`.
+
+        Raises:
+            NotFound: If the job succeeded and its variations were deleted since.
+        """
+        if self.status == "SUCCESS" and (deleted := self.record["additionalData"].get("deletedAt")):
+            raise NotFound(f"the variations were deleted at {deleted}")
+        return self.urls
 
     def download(self, folder: str | Path, stem: str | None = None) -> list[Path]:
         """Write the variations into a folder and return their paths.
@@ -124,18 +143,21 @@ class Job:
         >>> job = client.variations.create("cat.png", num_outputs=2, megapixels="0.25", num_inference_steps=4).wait()
         >>> [path.name for path in job.download("variations", "cat")]
         ['cat-1.webp', 'cat-2.webp']
+
+        Raises:
+            NotFound: If the variations were deleted.
         """
-        try:
-            return fetch(self._connection, self.urls, Path(folder), stem or self.uuid)
-        except (InvalidRequest, NotFound):  # the links have run out
-            return fetch(self._connection, self.refresh().urls, Path(folder), stem or self.uuid)
+        links = self.links()
+        with suppress(InvalidRequest, NotFound):  # they have run out
+            return fetch(self._connection, links, Path(folder), stem or self.uuid)
+        return fetch(self._connection, self.refresh().links(), Path(folder), stem or self.uuid)
 
     def _note(self, event: Event) -> None:
         told = dict(event.data)
         if event.name == "finished":
             self._learn(told["aiRecord"])
             return
-        told["progress"] = {name: told[name] for name in Progress._fields} if event.name == "running" else None
+        told["progress"] = Progress.read(told)._asdict() if event.name == "running" else None
         self._learn({**self.record, "additionalData": {**self.record["additionalData"], "queuePosition": None, **told}})
 
 

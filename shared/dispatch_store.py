@@ -7,7 +7,6 @@ or so.
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from fractions import Fraction
 from typing import Final, NamedTuple
 
 from shared.ids import JobId, TeamId
@@ -27,6 +26,7 @@ from shared.job_index import (
 from shared.jobs import JobStatus, Lane
 from shared.presence import leader, living_workers
 from shared.programs import Bounds, Command, Guard, Program, commit, lowest
+from shared.progress import Progress
 
 AHEAD: Final = "1"  #: field of a published job that goes ahead of what runs
 SEEN: Final = 64  #: jobs that are compared with each other, at least, when few queues have any
@@ -114,7 +114,7 @@ def under_way(running: Sequence[JobId]) -> Program[list[UnderWay]]:
             lane=Lane(lane or Lane.NORMAL),
             accepted_us=int(accepted or 0),
             work=int(work or 0),
-            left=float(int(work or 0) * (1 - Fraction(done or 0))),
+            left=int(work or 0) * (1 - (Progress.parse(done).done if done else 0.0)),
             ahead=ahead == AHEAD,
         )
         for (lane, accepted, work, ahead), done in zip(told, progress, strict=True)

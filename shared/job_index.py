@@ -11,7 +11,7 @@ from shared import batches, teams
 from shared.assets import Asset, discard, keep, orphan, plan, unplan
 from shared.ids import JobId, TeamId
 from shared.jobs import AnyEvent, JobRecord, JobStatus, Lane, Told
-from shared.programs import Command
+from shared.programs import Command, Program
 
 EVERYWHERE: Final = "jobs"  #: scope of the indices of all teams' jobs
 PUBLISHED: Final = "jobs:published"  #: queued jobs whose message is under way, by time of publishing
@@ -22,6 +22,13 @@ DELIVERIES: Final = "webhooks:due"  #: webhook calls to make, by the time of the
 DOORBELL: Final = "dispatcher:doorbell"  #: a list with an entry when the dispatcher has something to do
 COMPLETIONS: Final = "jobs:completions"  #: stream with one entry each time a job ended
 COMPLETIONS_KEPT: Final = 10_000  #: entries, about
+
+
+class Cursor(NamedTuple):
+    """Where a page of a list ended."""
+
+    accepted_us: int
+    job_id: JobId
 
 
 class Queue(NamedTuple):
@@ -224,3 +231,16 @@ def progress_place(job_id: JobId) -> str:
 
 def _seconds(moment: datetime) -> float:
     return round(moment.timestamp(), 3)
+
+
+def newest(name: str, count: int, after: Cursor | None) -> Program[list[Cursor]]:
+    """Return the newest so many entries of an index that come after the cursor."""
+    top, offset = (after.accepted_us if after else "+inf"), 0
+    found: list[Cursor] = []
+    while True:  # of jobs that were accepted in one microsecond, some may stand before the cursor
+        rows = yield ("ZRANGE", name, top, "-inf", "BYSCORE", "REV", "LIMIT", offset, count, "WITHSCORES")
+        page = [Cursor(int(float(score)), JobId(job_id)) for job_id, score in rows]
+        found += [entry for entry in page if after is None or entry < after]
+        if len(found) >= count or len(page) < count:
+            return found[:count]
+        offset += count

@@ -23,12 +23,14 @@ from shared.job_index import (
     EXPIRING,
     PUBLISHED,
     UNREADABLE,
+    Cursor,
     Queue,
     adopted,
     effects,
     forgotten,
     index,
     lease_place,
+    newest,
     open_jobs,
     place,
     progress_place,
@@ -38,18 +40,12 @@ from shared.job_index import (
 from shared.jobs import JobRecord, JobStatus
 from shared.limits import Rate
 from shared.programs import Bounds, Command, Guard, Program, T, broken_guard, commit, together
+from shared.progress import Progress
 from shared.transitions import Transition, cancel
 
 log = structlog.get_logger(__name__)
 
 ROOM: Final = 10  #: seconds until a team with too many open jobs may try again
-
-
-class Progress(NamedTuple):
-    """How far a running job is."""
-
-    step: int
-    steps: int
 
 
 class Report(NamedTuple):
@@ -59,13 +55,6 @@ class Report(NamedTuple):
     progress: Progress | None = None
     queue_position: int | None = None  #: 1 is next; None when not queued
     estimated_seconds: float | None = None  #: until it ends; None: it has, or nobody knows
-
-
-class Cursor(NamedTuple):
-    """Where a page of a list ended."""
-
-    accepted_us: int
-    job_id: JobId
 
 
 @dataclass(frozen=True)
@@ -142,9 +131,9 @@ class JobStore:
         """Return a record with its progress and its place in the queue."""
         if record.status is JobStatus.RUNNING:
             text, seen = yield [("GET", progress_place(record.id)), ("GET", backlog.PLACE)]
-            progress = Progress(*map(int, text.split("/"))) if text else None
-            done = progress.step / progress.steps if progress else 0.0
-            return Report(record, progress, estimated_seconds=Backlog.parse(seen).seconds_left(record, done))
+            progress = Progress.parse(text) if text else None
+            left = Backlog.parse(seen).seconds_left(record, progress.done if progress else 0.0)
+            return Report(record, progress, estimated_seconds=left)
         if record.status is JobStatus.QUEUED:
             queue = Queue(record.lane, record.team_id)
             under_way, rank, seen = yield [
@@ -161,7 +150,7 @@ class JobStore:
         self, scope: str, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
     ) -> Program[tuple[list[JobRecord], Cursor | None]]:
         """Return the newest jobs of a scope that come after the cursor, and the cursor after them if there are more."""
-        lists = yield from together([_older(index(scope, status), limit + 1, after) for status in statuses])
+        lists = yield from together([newest(index(scope, status), limit + 1, after) for status in statuses])
         found = sorted({entry for older in lists for entry in older}, reverse=True)
         records = yield from together([self._readable(entry.job_id) for entry in found[:limit]])
         return [record for record in records if record], found[limit - 1] if len(found) > limit else None
@@ -224,7 +213,7 @@ class JobStore:
             Guard(("HGET", place(job_id), "attempt"), str(attempt)),
             Guard(("HGET", place(job_id), "status"), JobStatus.RUNNING),
         ]
-        told = [("SET", progress_place(job_id), f"{progress.step}/{progress.steps}")] if progress else []
+        told = [("SET", progress_place(job_id), str(progress))] if progress else []
         if not (yield from commit(held, [take_lease(job_id, attempt, self.lease), *told])):
             raise LeaseLost
 
@@ -295,16 +284,3 @@ class JobStore:
 
 def _version_is(version: str, job_id: JobId) -> Guard:
     return Guard(("HGET", place(job_id), "version"), version)
-
-
-def _older(name: str, count: int, after: Cursor | None) -> Program[list[Cursor]]:
-    """Return the newest so many entries of an index that come after the cursor."""
-    top, offset = (after.accepted_us if after else "+inf"), 0
-    found: list[Cursor] = []
-    while True:  # of jobs that were accepted in one microsecond, some may stand before the cursor
-        rows = yield ("ZRANGE", name, top, "-inf", "BYSCORE", "REV", "LIMIT", offset, count, "WITHSCORES")
-        page = [Cursor(int(float(score)), JobId(job_id)) for job_id, score in rows]
-        found += [entry for entry in page if after is None or entry < after]
-        if len(found) >= count or len(page) < count:
-            return found[:count]
-        offset += count

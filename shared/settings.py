@@ -5,9 +5,9 @@ A setting is the environment variable ``REDUXQ_<GROUP>__<NAME>``. The README's t
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -251,17 +251,29 @@ def _explain(fault: Mapping[str, Any]) -> str:
     return f"{name}: {fault['msg']}" + ("" if secret else f", not {fault['input']!r}")
 
 
-def settings_table() -> str:
-    """Return all settings as a Markdown table: variable, default, meaning."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+class Setting(NamedTuple):
+    """A variable of the environment."""
+
+    variable: str
+    default: str  #: as it is typed; empty for none
+    meaning: str
+
+
+def all_settings() -> Iterator[Setting]:
+    """Give every setting."""
     for group, field in Settings.model_fields.items():
         defaults = field.default.model_dump()
         for name, inner in type(field.default).model_fields.items():
             default = defaults[name]
             shown = default.get_secret_value() if isinstance(default, SecretStr) else default
-            cell = "" if shown in (None, "", ()) else f"`{shown if isinstance(shown, str) else _typed(shown)}`"
-            rows.append(f"| `{PREFIX}{group.upper()}__{name.upper()}` | {cell} | {inner.description} |")
-    return "\n".join(rows)
+            text = "" if shown in (None, "", ()) else shown if isinstance(shown, str) else _typed(shown)
+            yield Setting(f"{PREFIX}{group.upper()}__{name.upper()}", text, str(inner.description))
+
+
+def settings_table() -> str:
+    """Return all settings as a Markdown table: variable, default, meaning."""
+    rows = (f"| `{name}` | {default and f'`{default}`'} | {meaning} |" for name, default, meaning in all_settings())
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
 
 def _typed(value: object) -> str:

@@ -9,10 +9,11 @@ import httpx
 import redis
 
 from shared.ids import JobId
-from shared.job_store import JobStore, Progress
+from shared.job_store import JobStore
 from shared.jobs import JobRecord
 from shared.keys import check_key
 from shared.programs import run
+from shared.progress import Progress
 from shared.transitions import claim, finish
 from tests.samples import MODEL, record, variations_of
 
@@ -42,8 +43,8 @@ class Driven:
         digits = range(4 * self.claims, 4 * self.claims + 4)
         self.change(job_id, lambda job: claim(job, now=datetime.now(UTC), prefix="", digits=digits))
 
-    def step(self, job_id: JobId, step: int) -> None:
-        run(self.records, STORE.renew(job_id, 1, Progress(step, 28)))
+    def step(self, job_id: JobId, step: int, *each: int) -> None:
+        run(self.records, STORE.renew(job_id, 1, Progress(step, 28, each)))
 
     def end(self, job_id: JobId) -> None:
         self.change(job_id, _finished)

@@ -238,7 +238,7 @@ class Engine:
         metrics.call(rows[0].size, len(rows), seconds)
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
-            work.watch.tell(work.step, work.recipe.num_inference_steps)
+            work.watch.tell([row.step for row in work.rows], work.recipe.num_inference_steps)
             self._decode(work, [place for place in places if work.rows[place].step == work.rows[place].steps])
 
     def _decode(self, work: Work, places: list[int]) -> None:

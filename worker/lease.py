@@ -1,7 +1,7 @@
 """Leases of the jobs this worker holds, renewed by a thread of its own together with the worker's sign of life."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Lock, Thread
@@ -13,10 +13,11 @@ import structlog
 from shared.clock import Clock
 from shared.errors import LeaseLost, ReduxqError
 from shared.ids import JobId
-from shared.job_store import JobStore, Progress
+from shared.job_store import JobStore
 from shared.jobs import JobRecord, Lane
 from shared.presence import WorkerLife, announce_worker, retire_worker
 from shared.programs import Program, run
+from shared.progress import Progress
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +64,9 @@ class Lease:
         """Wait, at most until the lease ends."""
         self._clock.wait(self._ended, seconds)
 
-    def tell(self, step: int, steps: int) -> None:
+    def tell(self, made: Sequence[int], steps: int) -> None:
         """Note how far the job is; the keeper's thread passes it on."""
-        self.progress = Progress(step, steps)
+        self.progress = Progress(sum(made) // len(made), steps, tuple(made))
 
     def end(self, error: ReduxqError) -> None:
         """Make every further check raise ``error``."""

@@ -56,8 +56,8 @@ class Watch(Protocol):
     def check(self) -> None:
         """Raise the error that ends the job here, if one does."""
 
-    def tell(self, step: int, steps: int) -> None:
-        """Take note of the progress."""
+    def tell(self, made: Sequence[int], steps: int) -> None:
+        """Take note of how many of its steps each variation has made."""
 
 
 class Varied(NamedTuple):
@@ -85,11 +85,6 @@ class Work:
     def open(self) -> list[int]:
         """Places of the trajectories that still need steps."""
         return list(range(len(self.pictures), len(self.recipe.seeds)))
-
-    @property
-    def step(self) -> int:
-        """Steps done, as a mean of its trajectories."""
-        return sum(row.step for row in self.rows) // len(self.rows) if self.rows else 0
 
     def drop(self) -> None:
         """Let go of everything, for a traceback may keep this job alive, and with it the device's memory."""

@@ -3,14 +3,21 @@
 import { call, key } from "./api.js";
 import "./code.js";
 import { $, say, warn, warning } from "./dom.js";
-import { choose, dollars, prepare, refresh, submit } from "./form.js";
+import { choose, disown, dollars, prepare, refresh, source, submit } from "./form.js";
 import { refreshHistory } from "./history.js";
 import { close, leave, open } from "./job.js";
+
+let owner = ""; // the team whose pictures the page has
 
 /** Show whose key it is and what is left. */
 async function greet() {
   const { user } = await call("users");
   const { team } = user.teams[0];
+  if (owner && owner !== team.uuid) {
+    close();
+    disown();
+  }
+  owner = team.uuid;
   $("#team").textContent = `${team.name}, ${dollars(team.credit)} left`;
   $("#forget").hidden = false;
   $("#access").hidden = true;
@@ -37,8 +44,11 @@ async function send() {
   $("#submit").ariaBusy = "true";
   leave("Sending");
   $("#stage").scrollIntoView();
+  const chosen = source;
   try {
-    location.hash = `job=${await submit()}`;
+    const uuid = await submit();
+    if (source === chosen) location.hash = `job=${uuid}`;
+    else say("The job was accepted; your team's jobs have it");
   } catch (problem) {
     close();
     throw problem;

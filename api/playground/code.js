@@ -1,16 +1,13 @@
 /** The request as it stands, as lines to paste into a terminal or a Python file. */
 
 import { $, copy } from "./dom.js";
-import { parameters, source } from "./form.js";
-
-const BODY = { type: "IMAGE_VARIATOR", model: "black-forest-labs/flux-redux-dev" };
+import { parameters, request, source } from "./form.js";
 
 /** @returns {string} text as one word of a shell */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function curl(base, key, name) {
-  const promptObject = { imageUrl: key ?? "<key>", ...parameters() };
-  const body = quoted(JSON.stringify({ ...BODY, promptObject }, null, 2));
+  const body = quoted(JSON.stringify(request(key ?? "<key>"), null, 2));
   const begin = 'curl -sS -H "API-KEY: $REDUXQ_API_KEY" \\\n  ';
   const call = `${begin}-H 'Content-Type: application/json' ${base}/api/features -d `;
   if (key) return call + body;

@@ -27,6 +27,7 @@ const FORMATS = {
 let model;
 /** @type {{file?: File, key?: string, url?: string, name: string} | null} what is varied */
 export let source = null;
+let choices = 0; // so that what was chosen last stays, whatever comes later of what was chosen before
 
 /** Ask what the server allows and draw the shapes. */
 export async function prepare() {
@@ -61,9 +62,14 @@ export function parameters() {
   return { ...chosen, ...(seed && { seed: Number(seed) }), disable_safety_checker: !checked };
 }
 
+/** @returns {object} the body of the request for variations of a stored picture, exactly */
+export const request = (imageUrl) => ({
+  type: "IMAGE_VARIATOR", model: model.modelId, async: true, promptObject: { imageUrl, ...parameters() },
+});
+
 /** @returns {{width: number, height: number}} of a variation, in pixels */
-export const sizeOf = ({ aspect_ratio: ratio = "4:3", megapixels = "1" }) => model.sizes.find(
-  (size) => size.aspect_ratio === ratio && size.megapixels === String(megapixels),
+export const sizeOf = ({ aspect_ratio: ratio, megapixels }) => model.sizes.find(
+  (size) => size.aspect_ratio === ratio && size.megapixels === megapixels,
 );
 
 /** @returns {bigint} whole credits, exact and rounded up as the server's are */
@@ -110,54 +116,65 @@ export async function choose(file) {
   vary({ file, name: file.name, url: picture.src, about: `${width} × ${height} pixels, ${counted(Math.ceil(file.size / 1000))} kB` });
 }
 
-/** Make something the source, and show it. */
+/** Make something the source, or nothing, and show it. */
 export function vary(chosen) {
+  choices += 1;
   source = chosen;
-  $("#source-zoom").hidden = !chosen.url;
-  if (chosen.url) $("#source-zoom img").src = chosen.url;
-  $("#drop-title").textContent = chosen.name;
-  $("#source-about").textContent = chosen.about ?? "";
-  $("#source").classList.toggle("chosen", Boolean(chosen.url));
+  const { url, name, about = "" } = chosen ?? { name: "Drop a picture here", about: "or paste it, or" };
+  $("#source-zoom").hidden = !url;
+  if (url) $("#source-zoom img").src = url;
+  $("#drop-title").textContent = name;
+  $("#source-about").textContent = about;
+  $("#source").classList.toggle("chosen", Boolean(url));
   warn(null);
-  say(`The source is ${chosen.name}`);
+  if (chosen) say(`The source is ${name}`);
   refresh();
 }
 
-/** Vary a stored picture: a source of earlier or a variation. */
+/** Let go of what another team has stored; a file stays, to be uploaded again. */
+export function disown() {
+  if (source) vary(source.file ? { ...source, key: undefined } : null);
+}
+
+/** Vary a stored picture, a source of earlier or a variation, unless something else is chosen meanwhile. */
 export async function varyStored(stored) {
+  const mine = choices += 1;
   const { asset } = await call(`api/assets/${stored}`);
+  if (mine !== choices) return;
   vary({ key: stored, name: stored.replace(/^.*\/(\d+_){7}/, ""), url: asset.temporaryUrl, about: `${counted(Math.ceil(asset.size / 1000))} kB` });
 }
 
-/** Take over the settings of a job. */
-export function adopt(prompt) {
+/** Take over the settings of a job; a seed that was drawn is not one of them. */
+export function adopt({ additionalData: { parameters: used }, aiRecordDetail: { promptObject: asked } }) {
   form.reset();
-  for (const { name } of [...form.elements]) if (name in prompt) form.elements[name].value = prompt[name];
-  form.elements.safety_checker.checked = !prompt.disable_safety_checker;
+  for (const { name } of [...form.elements]) if (name in used) form.elements[name].value = used[name];
+  form.elements.seed.value = asked.seed ?? "";
+  form.elements.safety_checker.checked = !used.disable_safety_checker;
   refresh();
 }
 
 /** The last request that was sent and its Idempotency-Key, so that sending it again after an error pays once. */
 let sent = {};
 
-/** @returns {Promise<string>} the id of the new job */
+/** @returns {Promise<string>} the id of the new job, made as it was asked for now, whatever is chosen meanwhile */
 export async function submit() {
   if (!source) throw new Problem("There is no picture yet", { advice: "Drop, paste or choose one first." });
+  const [chosen, asked] = [source, request("")];
   try {
-    if (!source.key) {
+    if (!chosen.key) {
       const body = new FormData();
-      body.append("asset", source.file);
-      source.key = (await post("api/assets", body)).asset.key;
+      body.append("asset", chosen.file);
+      chosen.key = (await post("api/assets", body)).asset.key;
     }
-    const promptObject = { imageUrl: source.key, ...parameters() };
-    const body = JSON.stringify({ type: "IMAGE_VARIATOR", model: model.modelId, async: true, promptObject });
+    asked.promptObject.imageUrl = chosen.key;
+    const body = JSON.stringify(asked);
     if (sent.body !== body) sent = { body, token: crypto.getRandomValues(new Uint32Array(4)).join("-") };
     const headers = { "Content-Type": "application/json", "Idempotency-Key": sent.token };
     const { aiRecord } = await post("api/features", body, headers);
     sent = {};
     return aiRecord.uuid;
   } catch (problem) {
-    if (source.file && problem.status === 400) source.key = undefined; // it may have been deleted
+    if (chosen.file && problem.status === 400) chosen.key = undefined; // it may have been deleted
     throw problem;
   }
 }

@@ -19,13 +19,13 @@ async function load(cursor = "") {
   $("#history").hidden = false;
 }
 
-function entry({ uuid, status, createdAt, temporaryUrl, aiRecordDetail: { promptObject, resultObject } }) {
+function entry({ uuid, status, createdAt, temporaryUrl, aiRecordDetail: { resultObject }, additionalData: { parameters } }) {
   const item = made("entry");
   const [link, picture, state, time] = [$("a", item), $("img", item), $("span", item), $("time", item)];
   link.href = `#job=${uuid}`;
   if (temporaryUrl) picture.src = temporaryUrl;
   else picture.remove();
-  $("b", item).textContent = `${promptObject.num_outputs ?? 1} × ${promptObject.aspect_ratio ?? "4:3"}`;
+  $("b", item).textContent = `${parameters.num_outputs} × ${parameters.aspect_ratio}`;
   Object.assign(state, { textContent: resultObject.code === "CANCELED" ? "canceled" : WORDS[status], className: status });
   Object.assign(time, { dateTime: createdAt, textContent: new Date(createdAt).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) });
   return item;

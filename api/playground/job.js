@@ -5,6 +5,12 @@ import { view } from "./compare.js";
 import { $, copy, made, say, warn, warning } from "./dom.js";
 import { adopt, cost, sizeOf, source, vary, varyStored } from "./form.js";
 
+const ADVICE = {
+  CONTENT_FLAGGED: "Try another seed or another picture.",
+  DEADLINE_EXCEEDED: "Ask for fewer steps or variations, or try again when there is less to do.",
+  SOURCE_UNUSABLE: "Choose the picture again, so that it is uploaded anew; if that fails too, save it as PNG first.",
+};
+
 let shown = "";
 let watching = new AbortController();
 
@@ -15,8 +21,8 @@ export async function open(uuid) {
   const { signal } = watching = new AbortController();
   shown = uuid;
   const record = await read(uuid, 0, signal);
-  adopt(record.aiRecordDetail.promptObject);
-  await showSource(record.additionalData.source);
+  adopt(record);
+  await showSource(record.additionalData.source, signal);
   if (signal.aborted) return;
   show(record);
   if (record.status !== "PROCESSING") return;
@@ -48,11 +54,11 @@ export function close(instead = "") {
   $("#variations").replaceChildren();
 }
 
-async function showSource(key) {
+async function showSource(key, signal) {
   if (source?.key === key) return;
   await varyStored(key).catch((problem) => {
     if (problem.status !== 404) throw problem;
-    vary({ key, name: "The source was deleted" });
+    if (!signal.aborted) vary({ key, name: "The source was deleted" });
   });
 }
 
@@ -62,13 +68,13 @@ function show(record) {
   $("#job").hidden = false;
   $("#progress").hidden = $("#cancel").hidden = !going;
   $("#job").dataset.status = record.status;
-  const { width, height } = sizeOf(detail.promptObject);
+  const { width, height } = sizeOf(told.parameters);
   $("#variations").style.setProperty("--shape", `${width} / ${height}`);
   const left = told.temporaryUrls.map((url, n) => ({ url, key: detail.resultObject[n] }));
   $("#variations").replaceChildren(...told.seeds.flatMap((seed) => {
     const flagged = told.flagged.find((each) => each.seed === seed);
     if (flagged) return note("withheld", `Seed ${seed} is withheld: the safety checker found it unsafe (${flagged.score.toFixed(2)})`);
-    if (going) return note("waiting", "");
+    if (going) return note("waiting", "Waiting");
     const kept = left.shift();
     return kept ? variation(seed, kept) : [];
   }));
@@ -76,22 +82,30 @@ function show(record) {
   else end(record);
 }
 
-function tell({ queuePosition, step, steps, estimatedSeconds }) {
+function tell({ queuePosition, step, steps, each = [], estimatedSeconds }) {
   const time = estimatedSeconds ? `, about ${Math.ceil(estimatedSeconds)} s left` : "";
   const running = steps !== undefined;
-  const what = running ? `Step ${step} of ${steps}` : `Number ${queuePosition ?? 1} in the queue`;
+  const waits = queuePosition ? `Number ${queuePosition} in the queue` : "Loading the picture";
+  const what = running ? `Step ${step} of ${steps}` : waits;
+  const reached = (made) => (!made ? "Waiting" : made < steps ? `Step ${made} of ${steps}` : "Ready, the others follow");
+  for (const [n, item] of document.querySelectorAll("#variations .waiting").entries()) item.textContent = reached(each[n] ?? step);
   $("#told").textContent = what + time;
   if (running) $("#progress").value = step / steps;
   else $("#progress").removeAttribute("value");
   if (!running || step === 0) say(running ? "Running" : what);
 }
 
+function failed({ code, message }) {
+  if (code === "CANCELED") return "Canceled; nothing was charged";
+  const advice = ADVICE[code] ?? "Try again; if it happens again, tell who runs this service the job's address.";
+  return `Failed: ${message.replace(/\.?$/, ".")} ${advice}`;
+}
+
 function end({ status, additionalData: told, aiRecordDetail: { resultObject } }) {
   const n = told.temporaryUrls.length;
   const done = `${n} variation${n === 1 ? "" : "s"} in ${(told.timings.runSeconds ?? 0).toFixed(1)} s for `
     + cost(told.price.charged ?? 0);
-  const failed = resultObject.code === "CANCELED" ? "Canceled; nothing was charged" : `Failed: ${resultObject.message}`;
-  const text = told.deletedAt ? "The variations of this job were deleted" : status === "SUCCESS" ? done : failed;
+  const text = told.deletedAt ? "The variations of this job were deleted" : status === "SUCCESS" ? done : failed(resultObject);
   $("#told").textContent = text;
   say(text);
 }

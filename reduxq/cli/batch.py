@@ -1,29 +1,29 @@
 """``reduxq batch``: a folder of pictures through the service, however often that is interrupted."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import as_completed
-from contextlib import suppress
 from glob import glob
 from hashlib import sha256
 from pathlib import Path, PurePath
+from threading import Lock
 from typing import Annotated, Any, Final
+from uuid import uuid4
 
 import typer
 
-from reduxq.batches import Batch, Item, manifest
+from reduxq.batches import Batch, manifest
 from reduxq.cli import options as of
+from reduxq.cli.following import Follower, Run, described
 from reduxq.cli.parallel import side_by_side
 from reduxq.cli.state import State
-from reduxq.cli.telling import JsonOption, Line, Teller
+from reduxq.cli.telling import JsonOption, Teller
 from reduxq.client import Client, Parameters
-from reduxq.errors import InvalidRequest, NotFound, ReduxqError, TimedOut, TooManyRequests, Unavailable, error_of_job
-from reduxq.files import fetch
+from reduxq.errors import InvalidRequest, NotFound, ReduxqError, TooManyRequests, Unavailable
 
 batching = typer.Typer()
 
 SUFFIXES: Final = {".jpeg", ".jpg", ".png", ".webp"}  #: of the files of a folder that are pictures
-LOOK: Final = 3  #: seconds between two looks at a batch, at least
+MARK: Final = "reduxq-batch"  #: in a batch's metadata leads to its Idempotency-Key
 
 Pictures = dict[str, Path]  #: by the name that is an item's customId
 
@@ -60,14 +60,16 @@ def batch(  # noqa: PLR0913  options
             raise Misuse(f"{out} holds a batch already; go on with it by --resume, or choose another --out")
         if not (state.begun or paths):
             raise Misuse(f"{out} holds no batch; name the pictures for one")
-        if cancel:
-            for known in _known(client, state):
-                known.cancel()
-            return
+        run = Run(client, state, teller)
+        _belong(run)
         try:
-            _send(client, state, teller, collect(paths or [], out), header)
-            for known in _known(client, state):
-                _follow(known.retry() if retry_failed else known, client, state, teller)
+            if cancel:
+                _cancel(run)
+            else:
+                failed = _failed(run) if retry_failed else set()
+                _send(run, collect(paths or [], out), header, failed)
+                for known in _known(run):
+                    Follower(known.retry() if retry_failed else known, run).follow()
         except KeyboardInterrupt:
             teller.hint = "; to follow it again, or to go on with uploads: the same command with --resume"
             raise
@@ -102,36 +104,61 @@ def _named(path: Path, text: str, out: Path) -> Iterator[tuple[str, Path]]:
         yield from ((file.name, file) for file in files)
 
 
-def _send(client: Client, state: State, teller: Teller, pictures: Pictures, header: dict[str, Any]) -> None:
+def _belong(run: Run) -> None:
+    """Refuse the key of another team, to which all that was sent would seem to be gone."""
+    team = run.client.connection.get("/users")["user"]["teams"][0]["team"]["uuid"]
+    if not run.state.team:
+        run.state.note(team=team)
+    if run.state.team != team:
+        raise Misuse(f"what is in {run.state.folder} was made with another team's key; choose another --out")
+
+
+def _send(run: Run, pictures: Pictures, header: dict[str, Any], failed: set[str]) -> None:
     """Upload what is not there yet, and send what no batch has yet."""
-    keys = _upload(client, state, teller, pictures)
-    sent = {(item["customId"], item["imageUrl"]): head for head, item in state.items()}
-    if keys and any(head["defaults"] != header["defaults"] for head in sent.values()):
+    client, state, _ = run
+    unsent = state.unsent()
+    sent = {(item["customId"], item["imageUrl"]): head for _, head, item in state.items()}
+    if pictures and any(head["defaults"] != header["defaults"] for head in sent.values()):
         raise Misuse("the variations in OUT were made with other parameters; choose another --out")
+    known = {pair for pair in sent if pair[0] not in failed}
+    keys = _upload(run, pictures, known)
     items = [{"customId": name, "imageUrl": key} for name, key in keys.items() if (name, key) not in sent]
     if items:
-        text = manifest(items, header).decode()
-        state.note(post=sha256(text.encode()).hexdigest(), manifest=text)
+        post = str(uuid4())
+        state.note(post=post, manifest=manifest(items, header | {"metadata": {MARK: post}}).decode())
+    # An Idempotency-Key is known for a day; the answer to an earlier run may have been lost longer ago.
+    accepted = {each.record["metadata"].get(MARK): each.uuid for each in client.batches.list()} if unsent else {}
     for post, text in state.unsent():
         try:
-            state.note(post=post, batch=client.batches.send(text.encode(), post).uuid)
+            uuid = accepted.get(post) or client.batches.send(text.encode(), post).uuid
         except (Unavailable, TooManyRequests):  # it may have been accepted: the same again is the same batch
             raise
         except ReduxqError:
             state.note(post=post, refused=True)
             raise
+        state.note(post=post, batch=uuid)
 
 
-def _upload(client: Client, state: State, teller: Teller, pictures: Pictures) -> dict[str, str]:
-    """Return the key of each picture; one whose bytes were uploaded before is not uploaded again."""
-    line, digests = teller.line("uploads"), dict[str, str]()
+def _upload(run: Run, pictures: Pictures, known: set[tuple[str, str]]) -> dict[str, str]:
+    """Return the key of each picture; one whose bytes are there is not uploaded again.
+
+    Args:
+        run: Has the keys of what was uploaded.
+        pictures: Which.
+        known: Names and keys of pictures that need no look at whether they are there.
+    """
+    client, state, teller = run
+    line, digests, locks, there = teller.line("uploads"), dict[str, str](), dict[str, Lock](), set[str]()
 
     def upload(name: str) -> None:
         content = pictures[name].read_bytes()
-        digests[name] = sha256(content).hexdigest()
-        if digests[name] not in state.keys:
-            key = client.upload(content, PurePath(name).name)
-            state.note(picture=digests[name], key=key)
+        digest = sha256(content).hexdigest()
+        with locks.setdefault(digest, Lock()):  # of two files that are the same, one waits for the other's key
+            key = state.keys.get(digest, "")
+            if not ((name, key) in known or digest in there or (key and _is_there(client, key))):
+                state.note(picture=digest, key=_store(client, content, digest, PurePath(name).name))
+            there.add(digest)
+        digests[name] = digest
 
     futures = side_by_side(upload, pictures)
     names = dict(zip(futures, pictures, strict=True))
@@ -140,80 +167,51 @@ def _upload(client: Client, state: State, teller: Teller, pictures: Pictures) ->
         try:
             future.result()
         except (InvalidRequest, OSError) as error:
-            digests.pop(names[future], None)
             teller.fail(names[future], error)
     return {name: state.keys[digests[name]] for name in pictures if name in digests}
 
 
-def _known(client: Client, state: State) -> list[Batch]:
-    return [client.batches.get(uuid) for uuid in state.batches.values()]
+def _is_there(client: Client, key: str) -> bool:
+    try:
+        client.connection.get(f"/api/assets/{key}")
+    except NotFound:
+        return False
+    return True
 
 
-def _follow(batch: Batch, client: Client, state: State, teller: Teller) -> None:
-    """Write variations as they get ready until the batch has ended, then what is left, and tell what failed."""
-    line, cursor = teller.line(f"batch {batch.uuid}"), None
-    while not batch.finished:
-        _show(line, batch)
-        with suppress(TimedOut, TooManyRequests, Unavailable):  # a night is long, and the service will be back
-            began, (items, cursor) = len(state.saved), _ready(batch, cursor)
-            _save(items, client, state, teller)
-            # About a question a second, a third of what a key may ask: others use it too.
-            batch.wait(max(LOOK, len(state.saved) - began))
-    _show(line, batch)
-    results = list(batch.results())
-    _save(results, client, state, teller)
-    for item in results:
-        if item["error"]:
-            teller.fail(item["customId"], error_of_job(item["error"]))
+def _store(client: Client, content: bytes, digest: str, name: str) -> str:
+    """Upload a picture, unless an earlier run did whose answer got lost; the same request has the same name, too."""
+    once = sha256(f"{digest} {name}".encode()).hexdigest()
+    try:
+        return client.upload(content, name, idempotency_key=once)
+    except InvalidRequest as error:
+        if all(detail["field"] != "Idempotency-Key" for detail in error.details):
+            raise
+        return client.upload(content, name)  # what it stored within the last day was deleted
 
 
-def _show(line: Line, batch: Batch) -> None:
-    counts = batch.counts
-    done = counts["succeeded"] + counts["failed"] + counts["canceled"]
-    failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    line.show(f"{done} of {counts['total']}{failed}", done, counts["total"])
-
-
-def _ready(batch: Batch, cursor: str | None) -> tuple[list[Item], str | None]:
-    """Return the items after a cursor as far as any has begun, and the cursor up to which all are over."""
-    found, over, here = list[Item](), True, cursor
-    while True:
-        items, here = batch.page(here)
-        found += items
-        statuses = {item["status"] for item in items}
-        over = over and not statuses & {"WAITING", "PROCESSING"}
-        if here is None or statuses == {"WAITING"}:
-            return found, cursor
-        cursor = here if over else cursor
-
-
-def _save(items: list[Item], client: Client, state: State, teller: Teller) -> None:
-    """Write the variations of items that were not yet, each under its picture's name."""
-    fresh = [item for item in items if item["status"] == "SUCCESS" and item["recordId"] not in state.saved]
-    stems = stems_of(item["customId"] for _, item in state.items())
-
-    def save(item: Item) -> list[Path]:
-        paths = _fetch(item, client, state.folder, stems[item["customId"]])
-        state.note(saved=item["recordId"])
-        return paths
-
-    for item, future in zip(fresh, side_by_side(save, fresh), strict=True):
+def _known(run: Run) -> Iterator[Batch]:
+    """Give the batches of which more may come; one that the service has forgotten is told, this once."""
+    for uuid in [uuid for uuid in run.state.batches.values() if uuid not in run.state.over]:
         try:
-            paths = [str(path) for path in future.result()]
-        except (InvalidRequest, NotFound) as error:  # deleted meanwhile
-            teller.fail(item["customId"], error)
-        else:
-            teller.say({"name": item["customId"], "recordId": item["recordId"], "files": paths}, paths)
+            yield run.client.batches.get(uuid)
+        except NotFound:
+            run.state.note(over=uuid)
+            lost = NotFound("the service keeps it no longer; what of it is not here by now will never come")
+            run.teller.fail(f"batch {uuid}", lost)
 
 
-def _fetch(item: Item, client: Client, folder: Path, stem: str) -> list[Path]:
-    with suppress(KeyError, InvalidRequest, NotFound):  # it has no links yet, or they have run out
-        return fetch(client.connection, item["urls"], folder, stem)
-    return client.jobs.get(item["recordId"]).download(folder, stem)
+def _failed(run: Run) -> set[str]:
+    """Return the names of pictures that are to be tried again, whose source may be gone by now."""
+    return {
+        item["customId"]
+        for known in _known(run)
+        for status in ("FAILURE", "CANCELED")
+        for item in known.items(status=status)
+    }
 
 
-def stems_of(names: Iterable[str]) -> dict[str, str]:
-    """Return what the variations of each picture are called: its name, without its suffix if no other's is the same."""
-    stems = {name: PurePath(name).with_suffix("").as_posix() for name in names}
-    times = Counter(stem.casefold() for stem in stems.values())
-    return {name: name if times[stem.casefold()] > 1 else stem for name, stem in stems.items()}
+def _cancel(run: Run) -> None:
+    for known in _known(run):
+        canceled = known.cancel()
+        run.teller.say(canceled.record, f"{canceled.uuid}  {described(canceled)}")

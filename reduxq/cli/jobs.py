@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from time import sleep
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -25,7 +25,15 @@ LOOK: Final = 2.0  #: seconds between two looks of `watch`, a sixth of what a ke
 WIDTH: Final = 110  #: characters that a list of jobs takes at least
 NAMED: Final = 8  #: characters of a job's id that make its files' names differ from other jobs'
 
-Acted = tuple[Job, list[str]]  #: a job, and what to print for it
+
+class Acted(NamedTuple):
+    """What came of a command about a job."""
+
+    job: Job
+    printed: list[str]
+    files: list[str] | None = None  #: that were written; None if none were to be
+
+
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="As `submit` printed them.")]
 Out = Annotated[Path, typer.Option(help="Folder for the variations.")]
 Status = Literal["PROCESSING", "SUCCESS", "FAILURE"]
@@ -54,10 +62,10 @@ def submit(  # noqa: PLR0913  options
         job = client.variations.create(image, **chosen)
         line.job(job)
         if not (wait or out):
-            return job, [job.uuid]
+            return Acted(job, [job.uuid])
         _follow(job, line)
         stem = PurePosixPath(urlsplit(image).path).stem
-        return job, _files(job, out, f"{stem}-{job.uuid[:NAMED]}") if out else job.urls
+        return _written(job, out, f"{stem}-{job.uuid[:NAMED]}") if out else Acted(job, job.links())
 
     _each(images, vary, as_json=as_json)
 
@@ -74,7 +82,7 @@ def wait(ids: Ids, *, as_json: JsonOption = False) -> None:
 
     def follow(client: Client, uuid: str, line: Line) -> Acted:
         job = _follow(client.jobs.get(uuid), line)
-        return job, job.urls
+        return Acted(job, job.links())
 
     _each(ids, follow, as_json=as_json)
 
@@ -93,7 +101,7 @@ def download(ids: Ids, *, out: Out = Path(), as_json: JsonOption = False) -> Non
         job = client.jobs.get(uuid)
         if not job.finished:
             raise TimedOut(f"has not ended; wait for it: reduxq wait {uuid}")
-        return job, _files(job, out, uuid)
+        return _written(job, out, uuid)
 
     _each(ids, fetch, as_json=as_json)
 
@@ -140,9 +148,9 @@ def watch(
 
 
 def _looks(client: Client, limit: int) -> Iterator[list[Job]]:
-    """Look at the newest jobs again and again."""
+    """Look at the newest jobs again and again, also after the service was away."""
     while True:
-        yield list(client.jobs.list(limit=limit))
+        yield client.connection.outlast(lambda: list(client.jobs.list(limit=limit)))
         sleep(LOOK)
 
 
@@ -159,13 +167,13 @@ def _each(
         futures = side_by_side(lambda pair: act(client, *pair), zip(names, lines, strict=True))
         for name, future in zip(names, futures, strict=True):
             try:
-                job, printed = future.result()
+                job, printed, files = future.result()
             except Unauthorized:
                 raise
             except (ReduxqError, OSError) as error:
                 teller.fail(name, error)
                 continue
-            told = {"name": name, **job.record}
+            told = {"name": name, **job.record} | ({} if files is None else {"files": files})
             if judge and job.error:
                 teller.fail(name, job.error, told)
             else:
@@ -181,18 +189,18 @@ def _follow(job: Job, line: Line) -> Job:
 
 
 def _described(job: Job) -> Acted:
-    return job, [f"{job.uuid}  {job.describe()}"]
+    return Acted(job, [f"{job.uuid}  {job.describe()}"])
 
 
-def _files(job: Job, out: Path, stem: str) -> list[str]:
-    return [str(path) for path in job.download(out, stem)]
+def _written(job: Job, out: Path, stem: str) -> Acted:
+    files = [str(path) for path in job.download(out, stem)]
+    return Acted(job, files, files)
 
 
 def _table(found: Iterable[Job]) -> Table:
     table = Table("id", "accepted", "priority", "outputs", "state", box=None)
     for job in found:
-        prompt, extra = job.record["aiRecordDetail"]["promptObject"], job.record["additionalData"]
+        extra = job.record["additionalData"]
         accepted = job.record["createdAt"][:19].replace("T", " ")
-        outputs = str(prompt.get("num_outputs", 1))
-        table.add_row(job.uuid, accepted, extra["priority"], outputs, job.describe().partition(":")[0])
+        table.add_row(job.uuid, accepted, extra["priority"], str(len(extra["seeds"])), job.describe().partition(":")[0])
     return table

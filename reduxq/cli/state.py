@@ -21,6 +21,8 @@ class State:
         manifests: What was or is to be sent, by its Idempotency-Key.
         batches: Ids of those that were accepted, by the same.
         saved: Ids of jobs whose variations were written.
+        over: Ids of batches of which nothing more will come.
+        team: Id of the team whose key began; empty before that.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,6 +31,8 @@ class State:
         self.manifests: dict[str, str] = {}
         self.batches: dict[str, str] = {}
         self.saved: set[str] = set()
+        self.over: set[str] = set()
+        self.team = ""
         self._lock = Lock()
 
     def __enter__(self) -> Self:
@@ -60,11 +64,11 @@ class State:
             os.fsync(self._file.fileno())
             self._learn(fact)
 
-    def items(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Give what was sent or is to be: the header and the item."""
-        for text in self.manifests.values():
+    def items(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Give what was sent or is to be: the manifest's key, its header, and the item."""
+        for post, text in self.manifests.items():
             header, *items = map(json.loads, text.splitlines())
-            yield from ((header, item) for item in items)
+            yield from ((post, header, item) for item in items)
 
     def unsent(self) -> list[tuple[str, str]]:
         """Return the manifests, and their keys, that no answer came to."""
@@ -82,6 +86,10 @@ class State:
                 del self.manifests[post]
             case {"saved": uuid}:
                 self.saved.add(uuid)
+            case {"over": uuid}:
+                self.over.add(uuid)
+            case {"team": team}:
+                self.team = team
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:

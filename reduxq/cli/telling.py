@@ -1,7 +1,7 @@
 """How commands say what happens: bars on a terminal, plain lines elsewhere, and JSON for scripts."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Annotated, Any, Final, Self
 
@@ -15,6 +15,12 @@ from reduxq.job import Job
 SELDOM: Final = 2.0  #: seconds between two plain lines about the same thing
 
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object on a line for each.")]
+
+
+def say(told: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Tell what a command did: scripts by an object on a line, people in words, if there are any."""
+    if as_json or text:
+        typer.echo(json.dumps(told) if as_json else text)
 
 
 class Teller:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from reduxq.cli.telling import JsonOption
 from reduxq.local.folder import read_stack
 from reduxq.operating import model_checks, server_checks
 from reduxq.operating.findings import Check, Finding, Level, Site
@@ -27,7 +28,7 @@ COLOURS: Final = {Level.OK: "green", Level.NOTE: "blue", Level.WARNING: "yellow"
 def doctor(
     *,
     api: Annotated[str | None, typer.Option(metavar="URL", help="Public address of the API.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON object on a line for each.")] = False,
+    as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
     """Check a deployment from outside in and say how to mend what is wrong; exit code 1 if something is broken."""

@@ -11,13 +11,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from reduxq.operating.records import DataOption, print_table, records_of, run_there
+from reduxq.cli.telling import JsonOption, say
+from reduxq.operating.records import DataOption, Told, print_found, records_of, run_there
 from shared import transitions
 from shared.clock import Clock
 from shared.errors import IllegalTransition, InsufficientCredits, NotFound, UnreadableRecord
 from shared.ids import JobId
-from shared.job_index import EVERYWHERE, lease_place, team_scope
-from shared.job_store import Cursor, JobStore
+from shared.job_index import EVERYWHERE, Cursor, lease_place, team_scope
+from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, WebhookEvent
 from shared.programs import Program, run
 from shared.teams import get_team, list_teams
@@ -30,8 +31,6 @@ WHY: Final = 40  #: of them for why a job failed
 MOST: Final = 1000  #: jobs that a list shows
 COLUMNS: Final = ("id", "team", "status", "age", "attempt", "failed", "lane", "TFLOP", "why")
 
-Told = dict[str, Any]
-
 jobs = typer.Typer(no_args_is_help=True, help="Jobs, of the settings' records server or of a local stack.")
 
 
@@ -42,7 +41,6 @@ def _duration(text: str) -> timedelta:
     return timedelta(seconds=int(found[1]) * UNITS[found[2]])
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object on a line for each job.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `jobs list` shows it.")]
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="As `jobs list` shows them.")]
 OlderOption = Annotated[
@@ -62,53 +60,50 @@ def show_jobs(
 ) -> None:
     """List jobs, the newest first."""
     found = run_there(data, _find(team, status or list(JobStatus), older_than, limit))
-    if as_json:
-        _print_json(*found)
-    else:
-        print_table(COLUMNS, map(_row, found), least_width=WIDTH)
+    print_found(COLUMNS, ((told, _row(told)) for told in found), as_json=as_json, least_width=WIDTH)
 
 
 @jobs.command("show")
 def show_job(job_id: IdArgument, *, as_json: JsonOption = False, data: DataOption = None) -> None:
     """Tell all that is known of a job."""
     told = run_there(data, _look(JobId(job_id)))
-    if as_json:
-        _print_json(told)
-    else:
-        typer.echo("\n".join(f"{name:32}  {value}" for name, value in _flat(told)))
+    say(told, "\n".join(f"{name:32}  {value}" for name, value in _flat(told)), as_json=as_json)
 
 
 @jobs.command("cancel")
-def cancel_jobs(job_ids: IdsArgument, data: DataOption = None) -> None:
+def cancel_jobs(job_ids: IdsArgument, *, as_json: JsonOption = False, data: DataOption = None) -> None:
     """End jobs; those that have ended stay as they are."""
-    _change(data, job_ids, partial(transitions.cancel, now=Clock().now()))
+    _change(data, job_ids, partial(transitions.cancel, now=Clock().now()), as_json=as_json)
 
 
 @jobs.command("retry")
-def retry_jobs(job_ids: IdsArgument, data: DataOption = None) -> None:
+def retry_jobs(job_ids: IdsArgument, *, as_json: JsonOption = False, data: DataOption = None) -> None:
     """Put failed jobs back into the queue; each is paid for again."""
-    _change(data, job_ids, partial(transitions.retry, now=Clock().now()))
+    _change(data, job_ids, partial(transitions.retry, now=Clock().now()), as_json=as_json)
 
 
 @jobs.command("redeliver")
 def redeliver_jobs(
     job_ids: IdsArgument,
+    *,
     event: Annotated[WebhookEvent, typer.Option(help="What to tell.")] = WebhookEvent.FINISHED,
+    as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
     """Tell jobs' webhooks once more."""
-    _change(data, job_ids, partial(transitions.redeliver, event=event, now=Clock().now()))
+    _change(data, job_ids, partial(transitions.redeliver, event=event, now=Clock().now()), as_json=as_json)
 
 
-def _change(data: Path | None, job_ids: list[str], transition: Transition) -> None:
+def _change(data: Path | None, job_ids: list[str], transition: Transition, *, as_json: bool) -> None:
     """Change each job; one that cannot be changed keeps no other from it."""
     refused = False
     with records_of(data) as records:
         for job_id in map(JobId, job_ids):
             try:
                 changed = run(records, STORE.update(job_id, transition))
-                typer.echo(f"{job_id} {changed.status}")
+                say({"id": job_id, "status": changed.status}, f"{job_id} {changed.status}", as_json=as_json)
             except (IllegalTransition, InsufficientCredits, NotFound, UnreadableRecord) as error:
+                say({"id": job_id, "error": {"code": error.code, "message": error.message}}, "", as_json=as_json)
                 typer.echo(f"reduxq: {job_id}: {error.message}", err=True)
                 refused = True
     if refused:
@@ -165,8 +160,3 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif value not in {None, ""}:
         text = str(value)
         yield path, text if text.isprintable() else json.dumps(text)
-
-
-def _print_json(*told: Told) -> None:
-    for each in told:
-        typer.echo(json.dumps(each))

@@ -5,12 +5,13 @@ import sys
 import typer
 
 from reduxq.cli import customers, one_line
+from reduxq.cli.telling import JsonOption, say
 from reduxq.local.commands import local
 from reduxq.operating.accounts import keys, teams
 from reduxq.operating.doctor import doctor
 from reduxq.operating.jobs import jobs
 from shared.errors import ReduxqError
-from shared.settings import settings_table
+from shared.settings import all_settings, settings_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(customers)
@@ -31,6 +32,10 @@ def main() -> None:
 
 
 @app.command()
-def settings() -> None:
-    """Print every setting as a Markdown table."""
-    typer.echo(settings_table())
+def settings(*, as_json: JsonOption = False) -> None:
+    """Print every setting, as a Markdown table."""
+    if as_json:
+        for setting in all_settings():
+            say(setting._asdict(), "", as_json=True)
+    else:
+        typer.echo(settings_table())

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import redis
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from reduxq.cli.telling import say
 from reduxq.local.folder import read_stack
 from shared.programs import Program, connect, run
 from shared.settings import load_settings
 
 T = TypeVar("T")
+Told = dict[str, Any]  #: what scripts are told of a thing
 FOLDED: Final = frozenset({"team", "user", "why"})  #: columns whose length nobody limits
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of a running local stack.")]
@@ -30,13 +32,18 @@ def run_there(data: Path | None, program: Program[T]) -> T:
         return run(records, program)
 
 
-def print_table(titles: Iterable[str], rows: Iterable[tuple[str, ...]], *, least_width: int = 0) -> None:
-    """Print rows within the terminal's width, or this many characters if that is more."""
+def print_found(
+    titles: Iterable[str], found: Iterable[tuple[Told, tuple[str, ...]]], *, as_json: bool, least_width: int = 0
+) -> None:
+    """Print things as objects for scripts, or as rows within the terminal's width or this many characters."""
     table = Table(box=None)
     for title in titles:
         table.add_column(title, no_wrap=title not in FOLDED, overflow="fold")
-    for row in rows:
+    for told, row in found:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, least_width)
-    console.print(table)
+        if as_json:
+            say(told, "", as_json=True)
+    if not as_json:
+        console = Console(markup=False, highlight=False)
+        console.width = max(console.width, least_width)
+        console.print(table)

@@ -66,7 +66,7 @@ class Patience:
     def check(self) -> None:
         """Go on."""
 
-    def tell(self, step: int, steps: int) -> None:
+    def tell(self, made: Sequence[int], steps: int) -> None:
         """Take no note."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from playwright.sync_api import Page, expect
 
 from api.onemin_requests import PromptObject
 from shared.cost import in_credits, price_in_usd
+from shared.errors import SourceUnusable
 from shared.jobs import SEEDS, OutputFormat
 from shared.settings import Settings
 from shared.sizes import AspectRatio, Megapixels, size_of
+from shared.transitions import fail
 from tests.browser.conftest import Visitor
 from tests.clients.node import install_node
 from tests.driven import Driven
@@ -61,6 +64,44 @@ def test_axe_finds_nothing_to_mend(at_stack: Visitor, stack: Stack, job: str, ax
     assert violations(page, axe) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_axe_finds_nothing_to_mend_in_jobs_that_go_on_or_failed(
+    at_api: Visitor, driven: Driven, axe: str, width: int, scheme: str
+) -> None:
+    going, failed = (driven.accept(num_outputs=3) for _ in range(2))
+    for job in (going, failed):
+        driven.begin(job)
+    driven.step(going, 14, 28, 14, 0)
+    driven.change(failed, lambda job: fail(job, attempt=job.attempt, error=SourceUnusable(), now=datetime.now(UTC)))
+    options: dict[str, Any] = {"viewport": {"width": width, "height": 640}, "color_scheme": scheme}
+    url = str(driven.client.base_url).rstrip("/")
+    for job, text in ((going, "Step 14 of 28"), (failed, "Choose the picture again")):
+        page = at_api(url, driven.key, f"#job={job}", reduced_motion="reduce", **options)
+        expect(page.locator("#told")).to_contain_text(text)
+        expect(page.locator("#entries li")).to_have_count(2)
+        assert violations(page, axe) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_file_choice_cancel_and_history_are_reached_by_the_keyboard(at_api: Visitor, driven: Driven) -> None:
+    job = driven.accept()
+    page = at_api(str(driven.client.base_url).rstrip("/"), driven.key, f"#job={job}")
+    expect(page.locator("#entries li")).to_have_count(1)
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    page.evaluate("document.activeElement.blur()")
+    seen = list[str]()
+    while "entries" not in seen:
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.closest('ul')?.id || ''"))
+        assert len(seen) < 60, seen
+    assert {"cancel", "file", "submit", "status"} <= set(seen)
+    assert page.evaluate("document.activeElement.hash") == f"#job={job}"
+    page.get_by_role("button", name="Cancel").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#told")).to_have_text("Canceled; nothing was charged")
+
+
 @pytest.mark.parametrize("width", [320, 768])
 def test_nothing_is_wider_than_a_phone(at_stack: Visitor, stack: Stack, job: str, width: int) -> None:
     options: dict[str, Any] = {"viewport": {"width": width, "height": 640}}
@@ -68,7 +109,10 @@ def test_nothing_is_wider_than_a_phone(at_stack: Visitor, stack: Stack, job: str
     expect(page.locator("#variations img")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.get_by_role("button", name="Compare", exact=True).first.click()
-    assert page.locator("#viewer").evaluate("each => each.getBoundingClientRect().width") <= width
+    for mode in ("Side by side", "Compare with the source"):
+        page.get_by_role("button", name=mode).click()
+        assert page.locator("#viewer").evaluate("each => each.getBoundingClientRect().width") <= width
+        assert page.locator("#scroller").evaluate("each => each.scrollWidth <= each.clientWidth")
 
 
 def test_everything_is_reached_and_set_by_the_keyboard(at_api: Visitor, driven: Driven) -> None:

@@ -63,8 +63,9 @@ def vary(page: Page) -> None:
     page.wait_for_function("[...document.querySelectorAll('#variations img')].every((each) => each.naturalWidth)")
 
 
-def test_a_dropped_picture_becomes_a_file_on_the_disk(at_stack: Visitor, stack: Stack, photo: Path) -> None:
-    page = at_stack(stack.told["api_url"], stack.told["api_key"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_dropped_picture_becomes_a_file_on_the_disk(at_stack: Visitor, stack: Stack, photo: Path, width: int) -> None:
+    page = at_stack(stack.told["api_url"], stack.told["api_key"], viewport={"width": width, "height": 800})
     hand_over(page, photo, "drop")
     expect(page.locator("#source-about")).to_have_text(
         f"640 \N{MULTIPLICATION SIGN} 480 pixels, {-(-photo.stat().st_size // 1000)} kB"
@@ -84,6 +85,7 @@ def test_a_dropped_picture_becomes_a_file_on_the_disk(at_stack: Visitor, stack: 
     with Image.open(BytesIO(Path(waiting.value.path()).read_bytes())) as kept:
         assert (kept.format, kept.size) == ("WEBP", (384, 672))
     expect(page.get_by_role("button", name="Make variations")).to_be_enabled()  # the page is still there
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_variation_is_varied_again_and_compared_with_its_source(at_stack: Visitor, stack: Stack, photo: Path) -> None:
@@ -102,6 +104,12 @@ def test_a_variation_is_varied_again_and_compared_with_its_source(at_stack: Visi
     page.keyboard.press("ArrowRight")
     expect(wipe).to_have_value("51")
     assert page.locator("#frame").evaluate("frame => getComputedStyle(frame).getPropertyValue('--shown')") == "51%"
+    page.get_by_role("button", name="Side by side").click()
+    expect(wipe).to_be_hidden()
+    left, right = (page.locator(part).bounding_box() for part in ("#before", "#after"))
+    assert left
+    assert right
+    assert left["x"] + left["width"] <= right["x"]
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Compare", exact=True)).to_be_focused()
     page.get_by_label("Zoom into the variation").click()
@@ -124,7 +132,8 @@ def test_the_lines_shown_make_the_same_request(at_stack: Visitor, stack: Stack, 
     said = subprocess.run(
         ["bash", "-euc", curl], cwd=photo.parent, env=environment, capture_output=True, check=True, timeout=100
     )
-    record = json.loads(said.stdout)["aiRecord"]
+    with stack.client() as client:
+        record = wait_for(client, json.loads(said.stdout)["aiRecord"]["uuid"])
     prompt = record["aiRecordDetail"]["promptObject"]
     assert prompt.pop("imageUrl").endswith("_it_s_a_cat.png")
     assert (record["status"], prompt) == ("SUCCESS", chosen)
@@ -201,6 +210,12 @@ def test_it_works_below_a_path(browser: Browser, stack: Stack, photo: Path) -> N
         vary(page)
         page.reload()
         expect(page.locator("#variations img")).to_have_count(1)
+        page.get_by_role("link", name="API reference").click()
+        page.get_by_role("link", name="/models", exact=True).click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        expect(page.locator(".request-url")).to_contain_text(f"{url}/models")
+        expect(page.locator(".live-responses-table")).to_contain_text("flux-redux-dev")
         page.context.close()
         assert visitor.faults == []
 

@@ -2,17 +2,20 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from shared.errors import ModelFailed, ReduxqError, SourceUnusable
 from shared.jobs import Flagged, JobRecord
-from shared.keys import check_key, revoke_key
+from shared.keys import check_key, create_key, revoke_key
 from shared.programs import run
-from shared.transitions import finish
+from shared.transitions import fail, finish
 from tests.browser.conftest import Visitor, enter
 from tests.driven import Driven
-from tests.samples import MODEL, variations_of
+from tests.samples import MODEL, encoded, picture, variations_of
+from tests.stack import feature, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,6 +48,127 @@ def test_every_state_is_told_also_after_a_reload_and_in_a_second_tab(at_api: Vis
         expect(each.locator("#told")).to_have_text("Canceled; nothing was charged")
         expect(each.get_by_role("button", name="Cancel")).to_be_hidden()
         expect(each.locator("#entries li").first).to_contain_text("canceled")
+
+
+def test_each_variations_steps_are_told(at_api: Visitor, driven: Driven) -> None:
+    job = driven.accept(num_outputs=3)
+    page = visit(at_api, driven, f"#job={job}")
+    waiting = page.locator("#variations .waiting")
+    expect(waiting).to_have_text(["Waiting"] * 3)
+    driven.begin(job)
+    driven.step(job, 14, 28, 14, 0)
+    expect(waiting).to_have_text(["Ready, the others follow", "Step 14 of 28", "Waiting"])
+    driven.step(job, 15)  # a worker of an earlier release
+    expect(waiting).to_have_text(["Step 15 of 28"] * 3)
+
+
+def test_a_job_that_loads_its_picture_is_not_in_the_queue(at_api: Visitor, driven: Driven) -> None:
+    job = driven.accept()
+    driven.begin(job)
+    page = visit(at_api, driven)
+    page.route("**/events", lambda route: route.fulfill(status=502, body="<html>"))
+    page.goto(f"{page.url}#job={job}")
+    expect(page.locator("#told")).to_have_text("Loading the picture")
+
+
+def test_a_job_is_shown_as_it_really_is_whatever_names_its_request_had(at_api: Visitor, driven: Driven) -> None:
+    source = upload(driven.client, encoded(picture(), "PNG"))["key"]
+    asked: dict[str, Any] = {
+        "aspect_ratio": None,
+        "megapixels": None,
+        "n": 3,
+        "output_format": "png",
+        "num_inference_steps": 9,
+    }
+    job = feature(driven.client, source, **asked)["uuid"]
+    page = visit(at_api, driven, f"#job={job}")
+    expect(page.locator("#variations .waiting")).to_have_count(3)
+    expect(page.locator("#variations")).to_have_css("--shape", "1152 / 896")
+    expect(page.locator("#entries li").first).to_contain_text("3 \N{MULTIPLICATION SIGN} 4:3")
+    for label in ("4:3, ", "1 megapixel", "png"):
+        expect(page.get_by_label(label)).to_be_checked()
+    expect(page.get_by_label("3", exact=True)).to_be_checked()
+    expect(page.get_by_label("Steps")).to_have_value("9")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("")  # the one that was drawn makes the same again
+    expect(page.locator("#curl")).to_contain_text('"num_outputs": 3')
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (SourceUnusable(), "The source image can no longer be read. Choose the picture again"),
+        (ModelFailed(), "The model failed while it made the variations. Try again; if it happens again"),
+    ],
+)
+def test_a_failed_job_says_what_to_do(at_api: Visitor, driven: Driven, error: ReduxqError, what: str) -> None:
+    job = driven.accept()
+    driven.begin(job)
+    driven.change(job, lambda record: fail(record, attempt=record.attempt, error=error, now=datetime.now(UTC)))
+    page = visit(at_api, driven, f"#job={job}")
+    expect(page.locator("#told")).to_contain_text(f"Failed: {what}")
+
+
+def held(page: Page, what: str) -> list[Route]:
+    """Keep requests waiting until the test lets them go."""
+    routes: list[Route] = []
+    page.route(what, lambda route: routes.append(route))  # noqa: PLW0108  Playwright sets attributes of it
+    return routes
+
+
+def test_a_file_that_is_chosen_stays_though_an_earlier_source_comes_later(
+    at_api: Visitor, driven: Driven, photo: Path
+) -> None:
+    source = upload(driven.client, encoded(picture(), "PNG"), "old.png")["key"]
+    job = feature(driven.client, source)["uuid"]
+    page = visit(at_api, driven)
+    routes = held(page, "**/api/assets/**")
+    with page.expect_request("**/api/assets/**"):
+        page.goto(f"{page.url}#job={job}")
+    page.locator("#file").set_input_files(photo)
+    expect(page.locator("#drop-title")).to_have_text(photo.name)
+    routes[0].continue_()
+    page.wait_for_timeout(500)
+    expect(page.locator("#drop-title")).to_have_text(photo.name)
+    expect(page.locator("#job")).to_be_hidden()
+
+
+def test_what_is_sent_is_what_was_asked_for_though_another_file_is_chosen_meanwhile(
+    at_api: Visitor, driven: Driven, photo: Path
+) -> None:
+    page = visit(at_api, driven)
+    page.locator("#file").set_input_files(photo)
+    routes = held(page, "**/api/assets")
+    with page.expect_request("**/api/assets"):
+        page.get_by_role("button", name="Make variations").click()
+    page.get_by_label("2", exact=True).check()
+    other = {"name": "other.png", "mimeType": "image/png", "buffer": encoded(picture(300), "PNG")}
+    page.locator("#file").set_input_files(other)  # type: ignore[arg-type]
+    expect(page.locator("#drop-title")).to_have_text("other.png")
+    routes[0].continue_()
+    expect(page.locator("#said")).to_have_text("The job was accepted; your team's jobs have it")
+    (record,) = driven.client.get("/api/results").json()["aiRecords"]
+    prompt = record["aiRecordDetail"]["promptObject"]
+    assert (prompt["imageUrl"].endswith("_it_s_a_cat.png"), prompt["num_outputs"]) == (True, 1)
+    expect(page.locator("#drop-title")).to_have_text("other.png")
+    page.unroute("**/api/assets")
+    page.get_by_role("button", name="Make variations").click()
+    expect(page.locator("#told")).to_have_text("Number 2 in the queue")
+    newest = driven.client.get("/api/results").json()["aiRecords"][0]["aiRecordDetail"]["promptObject"]
+    assert (newest["imageUrl"].endswith("_other.png"), newest["num_outputs"]) == (True, 2)
+
+
+def test_a_file_is_uploaded_again_for_another_teams_key(at_api: Visitor, driven: Driven, photo: Path) -> None:
+    page = visit(at_api, driven)
+    page.locator("#file").set_input_files(photo)
+    page.get_by_role("button", name="Make variations").click()
+    expect(page.locator("#told")).to_contain_text("in the queue")
+    page.get_by_role("button", name="Use another key").click()
+    enter(page, run(driven.records, create_key("others", "somebody")))
+    expect(page.locator("#drop-title")).to_have_text(photo.name)
+    page.get_by_role("button", name="Make variations").click()
+    expect(page.locator("#told")).to_contain_text("in the queue")
+    expect(page.locator("#alert")).to_be_empty()
+    expect(page.locator("#entries li")).to_have_count(1)
 
 
 def test_without_events_a_job_is_polled_to_its_end(at_api: Visitor, driven: Driven) -> None:
@@ -102,6 +226,23 @@ def test_a_key_that_has_ended_is_told_and_another_one_asked_for(at_api: Visitor,
     expect(page.get_by_label("Your API key")).to_be_focused()
     assert page.evaluate("sessionStorage.length") == 0
     expect(page.locator("#drop-title")).to_have_text(photo.name)
+
+
+def test_a_key_that_ends_in_mid_job_makes_way_for_another_and_the_job_goes_on(at_api: Visitor, driven: Driven) -> None:
+    job = driven.accept()
+    driven.begin(job)
+    driven.step(job, 7)
+    page = visit(at_api, driven, f"#job={job}")
+    expect(page.locator("#told")).to_have_text("Step 7 of 28")
+    me = run(driven.records, check_key(driven.key))
+    run(driven.records, revoke_key(me.id))
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("Paste another key")
+    enter(page, run(driven.records, create_key(me.team_name, me.user_name)))
+    expect(page.locator("#alert")).to_be_empty()
+    expect(page.locator("#told")).to_have_text("Step 7 of 28")
+    driven.step(job, 8)
+    expect(page.locator("#told")).to_have_text("Step 8 of 28")
 
 
 def test_a_wrong_key_is_told(at_api: Visitor, driven: Driven) -> None:

@@ -13,9 +13,10 @@ from shared import dispatch_store, presence
 from shared.clock import Clock
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
-from shared.job_store import JobStore, Progress
+from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
 from shared.programs import connect, run
+from shared.progress import Progress
 from shared.queue import AHEAD, QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, Settings
 from shared.transitions import cancel, fail_attempt, finish

@@ -79,12 +79,20 @@ def test_ctrl_c_leaves_the_batch_running_and_the_same_command_goes_on(customer: 
         assert len(jobs) == 3
 
 
-def test_an_answer_that_was_lost_is_asked_for_again_and_is_the_same_batch(customer: Customer) -> None:
+def forget(customer: Customer, *names: str) -> None:
+    """Take facts away, as a crash before they were noted would have, and cut the last line."""
+    kept = [json.dumps(fact) for fact in facts(customer) if not fact.keys() & set(names)]
+    (customer.folder / "made" / FILE).write_text("\n".join(kept) + '\n{"post": "cut')
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_an_answer_that_was_lost_is_asked_for_again_and_is_the_same_batch(customer: Customer, days: int) -> None:
     customer.run(*ARGUMENTS, *QUICK)
     left = customer.credit()
-    place = customer.folder / "made" / FILE
-    kept = [line for line in place.read_text().splitlines() if not {"batch", "saved"} & json.loads(line or "{}").keys()]
-    place.write_text("\n".join(kept) + '\n{"post": "cut')
+    forget(customer, "batch", "saved", "over")
+    if days:
+        with customer.stack.records() as records:
+            records.delete(*records.scan_iter("once:*"))
     customer.run(*ARGUMENTS, *QUICK, "--resume")
     assert len(made(customer)) == 3
     assert customer.credit() == left
@@ -108,6 +116,78 @@ def test_what_was_uploaded_before_a_kill_is_not_uploaded_again(customer: Custome
     assert len({fact["picture"] for fact in uploads}) == len(uploads)
 
 
+def test_the_same_bytes_are_uploaded_once_whatever_their_names_and_whatever_was_noted(customer: Customer) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        customer.photo(f"photos/{name}", 300)  # as cat.png
+    customer.run(*ARGUMENTS, *QUICK)
+    assert len(made(customer)) == 6
+    uploads = {fact["picture"]: fact["key"] for fact in facts(customer) if "picture" in fact}
+    assert len(uploads) == 3
+    assert len([fact for fact in facts(customer) if "picture" in fact]) == 3
+    (customer.folder / "made" / FILE).unlink()
+    customer.run(*ARGUMENTS, *QUICK)
+    assert {fact["picture"]: fact["key"] for fact in facts(customer) if "picture" in fact} == uploads
+
+
+def test_a_source_that_is_gone_is_uploaded_again_when_its_picture_is_to_be_varied_again(customer: Customer) -> None:
+    customer.run(*ARGUMENTS, *QUICK)
+    with customer.stack.client(customer.key) as client:
+        for fact in facts(customer):
+            if "picture" in fact:
+                client.delete(f"/api/assets/{fact['key']}").raise_for_status()
+    photos = customer.folder / "photos"
+    (photos / "cat.png").rename(photos / "lion.png")
+    assert customer.run(*ARGUMENTS, *QUICK, "--resume").stdout.splitlines() == ["made/lion-1.webp"]
+    # The others were not sent before the sources went:
+    first = next(fact for fact in facts(customer) if "manifest" in fact)
+    forget(customer, "post", "saved", "over")
+    with (customer.folder / "made" / FILE).open("a") as file:
+        file.write("\n" + json.dumps(first | {"post": "later"}))
+    failed = customer.run("batch", "--out", "made", "--resume", code=1)
+    assert failed.stderr.count("there is no image") == 3
+    again = customer.run(*ARGUMENTS, *QUICK, "--retry-failed", code=1)
+    assert sorted(again.stdout.splitlines()) == ["made/dog-1.webp", "made/lion-1.webp", "made/sub/bird-1.webp"]
+    assert again.stderr.count("there is no image") == 1  # cat.png has another name now
+
+
+def test_variations_that_were_deleted_before_they_came_are_told(customer: Customer) -> None:
+    uuid = json.loads(customer.run("submit", "photos/cat.png", "--wait", "--json", *QUICK).stdout)["uuid"]
+    customer.run(*ARGUMENTS, *QUICK)
+    (first, *_) = [fact["saved"] for fact in facts(customer) if "saved" in fact]
+    with customer.stack.client(customer.key) as client:
+        for each in (first, uuid):
+            client.delete(f"/api/results/{each}").raise_for_status()
+    for command in ("download", "wait"):
+        told = customer.run(command, uuid, code=1)
+        assert (told.stdout, "the variations were deleted at 20" in told.stderr) == ("", True)
+    forget(customer, "saved", "over")
+    told = customer.run(*ARGUMENTS, *QUICK, "--resume", code=1)
+    assert told.stderr.count("the variations were deleted at 20") == 1
+    assert len(told.stdout.splitlines()) == 2
+
+
+def test_a_batch_that_the_service_forgot_is_told_once_and_stops_no_other(customer: Customer) -> None:
+    customer.run(*ARGUMENTS, *QUICK)
+    with customer.client() as client, customer.stack.records() as records:
+        (uuid,) = batches(client)
+        records.delete(f"batch:{uuid}")
+    customer.photo("photos/fox.png", 290)
+    assert customer.run(*ARGUMENTS, *QUICK, "--resume").stdout == "made/fox-1.webp\n"  # all of the other was here
+    forget(customer, "over")
+    customer.photo("photos/eel.png", 280)
+    told = customer.run(*ARGUMENTS, *QUICK, "--resume", code=1)
+    assert f"reduxq: batch {uuid}: the service keeps it no longer" in told.stderr
+    assert told.stdout == "made/eel-1.webp\n"
+    assert customer.run(*ARGUMENTS, *QUICK, "--resume").stderr.count("no longer") == 0
+
+
+def test_the_key_of_another_team_is_refused_before_anything_seems_to_be_gone(customer: Customer) -> None:
+    customer.run(*ARGUMENTS, *QUICK)
+    other = Customer(customer.stack, customer.folder)
+    refused = other.run(*ARGUMENTS, *QUICK, "--resume", code=2)
+    assert "what is in made was made with another team's key" in refused.stderr
+
+
 def test_what_was_canceled_is_tried_again_when_asked_to(customer: Customer) -> None:
     assert "name the pictures" in customer.run("batch", "--out", "made", code=2).stderr
     with customer.at_terminal(*ARGUMENTS, *SLOW) as terminal:
@@ -118,7 +198,8 @@ def test_what_was_canceled_is_tried_again_when_asked_to(customer: Customer) -> N
         assert "another reduxq batch works in made" in customer.run(*customer_cancels, code=1).stderr
         terminal.press("\x03")
         assert terminal.wait(20) == 130
-    customer.run(*customer_cancels)
+    (told,) = map(json.loads, customer.run(*customer_cancels, "--json").stdout.splitlines())
+    assert told["counts"]["total"] == 3
     ended = customer.run("batch", "--out", "made", "--resume", code=1)
     assert "The job was canceled." in ended.stderr
     with customer.client() as client:

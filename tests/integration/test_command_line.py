@@ -3,6 +3,7 @@
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,32 @@ def test_json_is_one_object_on_a_line_for_each(customer: Customer) -> None:
     assert [json.loads(line)["uuid"] for line in customer.run("list", "--json").stdout.splitlines()] == [cat["uuid"]]
 
 
+def test_json_of_every_command_about_jobs_is_the_record_and_more(customer: Customer) -> None:
+    def told(*arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in customer.run(*arguments, "--json", code=code).stdout.splitlines()]
+
+    uuid, slow = (told("submit", "cat.png", *how)[0]["uuid"] for how in (QUICK, SLOW))
+    (canceled,) = told("cancel", slow)
+    (waited,) = told("wait", uuid)
+    assert (waited["name"], waited["uuid"], waited["status"]) == (uuid, uuid, "SUCCESS")
+    wait_until(lambda: "CANCELED" in customer.run("status", slow).stdout, 60)
+    of_both = told("status", uuid, slow)
+    assert [each["status"] for each in of_both] == ["SUCCESS", "FAILURE"]
+    assert canceled["uuid"] == slow
+    (failed,) = told("wait", slow, code=1)
+    assert failed["aiRecordDetail"]["resultObject"]["code"] == "CANCELED"
+    (downloaded,) = told("download", uuid, "--out", "made")
+    assert downloaded["files"] == [f"made/{uuid}-1.webp"]
+    (nobody,) = told("download", "nobody", code=1)
+    assert nobody["error"]["message"] == "there is no job nobody"
+    with customer.at_terminal("watch", "--json") as terminal:
+        wait_until(lambda: terminal.shown.count("\n") == 2)
+        terminal.press("\x03")
+        assert terminal.wait(20) == 130
+    lines = [json.loads(line) for line in terminal.shown.replace("^C", "").splitlines() if line.startswith("{")]
+    assert [each["uuid"] for each in lines] == [uuid, slow]
+
+
 def test_a_job_is_canceled_and_whoever_waits_for_it_fails(customer: Customer) -> None:
     uuid = customer.run("submit", "cat.png", *SLOW).stdout.strip()
     assert "not ended" in customer.run("download", uuid, code=1).stderr
@@ -84,8 +111,9 @@ def test_a_terminal_shows_a_bar_for_each_job_and_the_results_at_the_end(customer
     with customer.at_terminal("submit", "cat.png", "dog.png", "--out", "made", "--megapixels", "0.25") as terminal:
         assert terminal.wait(100) == 0
     assert b"\x1b[" in terminal.raw
-    assert "━" in terminal.shown
     assert "step" in terminal.shown
+    bars = [line.split()[0] for line in terminal.shown.splitlines()[-4:-2] if "━" in line]
+    assert bars == ["cat.png", "dog.png"]
     last = terminal.shown.rstrip().splitlines()[-2:]
     assert [line.startswith(f"made/{name}-") for line, name in zip(last, ("cat", "dog"), strict=True)] == [True, True]
 
@@ -124,6 +152,8 @@ def test_login_asks_for_the_key_without_showing_it_and_no_command_line_has_it(cu
     assert key not in terminal.shown
     kept = customer.folder / ".config" / "reduxq" / "config.toml"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    told = json.loads(customer.run("login", "--json", typed=f"{key}\n").stdout)
+    assert told == {"url": customer.environment["REDUXQ_URL"], "file": str(kept)}
     with customer.at_terminal("watch") as terminal:
         terminal.await_text("accepted")
         command_lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]

@@ -69,9 +69,13 @@ def test_a_watcher_is_told_of_every_state_until_the_end(driven: Driven) -> None:
     with watching(driven.client, job) as events:
         assert told(next(events)) == ("queued", {"queuePosition": 1, "estimatedSeconds": None})
         driven.begin(job)
-        assert told(next(events)) == ("running", {"attempt": 1, "step": 0, "steps": 28, "estimatedSeconds": None})
-        driven.step(job, 3)
-        assert told(next(events)) == ("running", {"attempt": 1, "step": 3, "steps": 28, "estimatedSeconds": None})
+        assert told(next(events)) == (
+            "running",
+            {"attempt": 1, "step": 0, "steps": 28, "each": [], "estimatedSeconds": None},
+        )
+        driven.step(job, 3, 4, 2)
+        running = {"attempt": 1, "step": 3, "steps": 28, "each": [4, 2], "estimatedSeconds": None}
+        assert told(next(events)) == ("running", running)
         driven.end(job)
         name, data = told(next(events))
         assert (name, data["aiRecord"]["status"]) == ("finished", "SUCCESS")

@@ -53,7 +53,7 @@ class SimEngine:
             for step in range(recipe.num_inference_steps):
                 watch.check()
                 self._world.wait(self._world.random.choice((0.1, 0.5, 1.5)))
-                watch.tell(step + 1, recipe.num_inference_steps)
+                watch.tell([step + 1] * len(recipe.seeds), recipe.num_inference_steps)
                 if POISON in recipe.seeds:
                     self._process.doomed = True
                     self._world.wait(0)

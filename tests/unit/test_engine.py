@@ -31,7 +31,8 @@ class Follower:
     low, accepted = False, math.inf
 
     def __init__(self, end_at: int = -1, error: ReduxqError | None = None) -> None:
-        self.seen: list[tuple[int, int]] = []
+        self.seen: list[tuple[int, int]] = []  #: steps made, as a mean of the variations, and all
+        self.each: list[Sequence[int]] = []
         self.end_at = end_at
         self.error = error or LeaseLost()
 
@@ -39,8 +40,9 @@ class Follower:
         if len(self.seen) == self.end_at:
             raise self.error
 
-    def tell(self, step: int, steps: int) -> None:
-        self.seen.append((step, steps))
+    def tell(self, made: Sequence[int], steps: int) -> None:
+        self.seen.append((sum(made) // len(made), steps))
+        self.each.append(made)
 
 
 @contextmanager
@@ -49,6 +51,15 @@ def running(model: PacedModel, call_tokens: int = 16_384) -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.stop()
+
+
+def test_each_variations_steps_are_told_also_when_they_take_turns() -> None:
+    follower = Follower()
+    recipe = record(num_outputs=2, num_inference_steps=2, megapixels="0.25").parameters.recipe
+    with running(PacedModel(), call_tokens=recipe.size.tokens) as engine:
+        engine.vary(SOURCE, recipe, follower)
+    assert follower.each[-1] == [2, 2]
+    assert any(first > second for first, second in follower.each)
 
 
 def test_a_job_comes_out_with_one_picture_for_each_seed_and_tells_every_step() -> None:
@@ -187,7 +198,7 @@ class _Holding(Follower):
         super().__init__()
         self._begun = begun
 
-    def tell(self, step: int, steps: int) -> None:
+    def tell(self, made: Sequence[int], steps: int) -> None:
         self._begun.set()
 
 

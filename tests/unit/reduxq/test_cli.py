@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -137,6 +138,27 @@ def test_credits_are_whole_numbers_that_are_not_negative(accounts: Accounts, cre
         assert refused.exit_code == 2
         assert "Invalid value for" in refused.stderr
     assert [row[:2] for row in rows(accounts("teams", "list"))] == [["lake", "5"]]
+
+
+def test_json_is_what_every_command_tells_scripts(accounts: Accounts) -> None:
+    def told(*arguments: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in accounts(*arguments, "--json").splitlines()]
+
+    assert told("teams", "create", "lake", "--credit", "5") == [{"team": "lake", "credit": 5}]
+    assert told("teams", "set-credit", "lake", "7") == [{"team": "lake", "user": None, "credit": 7}]
+    (team,) = told("teams", "list")
+    assert (team["name"], team["credit"]) == ("lake", 7)
+    (secret,) = told("teams", "webhook-secret", "lake")
+    assert secret["secret"].startswith("whsec_")
+    (made,) = told("keys", "create", "--team", "lake")
+    (successor,) = told("keys", "rotate", made["key"].split("_")[1])
+    assert successor["key"] != made["key"]
+    assert told("keys", "revoke", made["key"].split("_")[1]) == [{"id": made["key"].split("_")[1]}]
+    keys = told("keys", "list")
+    assert [key["revoked_at"] is None for key in keys] == [False, True]
+    assert not any("digest" in key for key in keys)
+    settings = {setting["variable"]: setting["default"] for setting in told("settings")}
+    assert settings["REDUXQ_API__PORT"] == "8000"
 
 
 def test_tables_fit_into_eighty_columns(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def sse(*events: tuple[str, str, dict[str, Any]]) -> Answer:
 
 
 def test_a_stream_that_breaks_is_taken_up_where_it_was() -> None:
-    running = {"attempt": 1, "step": 3, "steps": 4, "estimatedSeconds": 1.5}
+    running = {"attempt": 1, "step": 3, "steps": 4, "each": [4, 2], "estimatedSeconds": 1.5}
     answers = (
         Answer(body=ai_record()),
         sse(("a", "queued", {"queuePosition": 2, "estimatedSeconds": None})),
@@ -183,7 +183,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_was() -> None:
     with served(*answers) as (client, script):
         job = client.jobs.get("u")
         seen = [(event.name, job.queue_position, job.progress) for event in job.events()]
-    assert seen == [("queued", 2, None), ("running", None, (3, 4)), ("finished", 1, None)]
+    assert seen == [("queued", 2, None), ("running", None, (3, 4, [4, 2])), ("finished", 1, None)]
     streams = [asked for asked in script.asked if asked.path.endswith("/events")]
     assert [asked.headers.get("last-event-id") for asked in streams] == [None, "a", "a"]
 
@@ -212,6 +212,90 @@ def test_no_file_is_written_outside_the_folder_whatever_the_service_says(tmp_pat
     with served(Answer(body=told)) as (client, _), pytest.raises(errors.ReduxqError, match="leads out of"):
         client.jobs.get("u").download(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_variations_that_were_deleted_are_told_and_not_taken_for_none(tmp_path: Path) -> None:
+    told = ai_record("SUCCESS", deletedAt="2026-01-02T03:04:05.678Z")
+    with served(Answer(body=told)) as (client, _), pytest.raises(errors.NotFound, match="were deleted at 2026-01-02"):
+        client.jobs.get("u").download(tmp_path)
+
+
+def test_waiting_goes_on_while_the_service_is_away() -> None:
+    away = [refusal(503, **SOON)] * 3
+    pages = Answer(body=b"<html>be right back</html>"), refusal(429, Retry_After="0")
+    with served(Answer(body=ai_record()), *away, *pages, Answer(body=ai_record("SUCCESS")), attempts=1) as (client, _):
+        assert client.jobs.get("u").wait().status == "SUCCESS"
+    with served(Answer(body=ai_record()), *away, *pages, Answer(body=ai_record("SUCCESS")), attempts=1) as (client, _):
+        assert [event.name for event in client.jobs.get("u").events()] == ["finished"]
+
+
+@pytest.mark.parametrize("answer", [refusal(500), refusal(503, x_should_retry="false"), refusal(404), refusal(401)])
+def test_what_no_waiting_mends_ends_the_wait(answer: Answer) -> None:
+    with served(Answer(body=ai_record()), answer, attempts=1) as (client, _):
+        job = client.jobs.get("u")
+        with pytest.raises(errors.ReduxqError):
+            job.wait()
+
+
+def test_a_wait_that_runs_out_while_the_service_is_away_says_so() -> None:
+    with served(Answer(body=ai_record()), refusal(503, "SERVICE_UNAVAILABLE", "away"), attempts=1) as (client, _):
+        job = client.jobs.get("u")
+        with pytest.raises(errors.Unavailable, match="away"):
+            job.wait(timeout=0.2)
+
+
+def test_a_stream_that_is_refused_is_asked_for_again_when_the_service_says() -> None:
+    answers = Answer(body=ai_record()), refusal(429, Retry_After="2"), Answer(body=ai_record()), refusal(429)
+    with served(*answers, Answer(body=ai_record("SUCCESS"))) as (client, _):
+        began = time.monotonic()
+        list(client.jobs.get("u").events())
+        assert time.monotonic() - began >= 2
+
+
+def test_a_stream_that_is_none_is_not_asked_for_without_a_pause() -> None:
+    page = Answer(body=b"<html>", headers={"content-type": "text/html"})
+    with served(
+        Answer(body=ai_record()), *[page, Answer(body=ai_record())] * 2, page, Answer(body=ai_record("SUCCESS"))
+    ) as (
+        client,
+        _,
+    ):
+        began = time.monotonic()
+        assert [event.name for event in client.jobs.get("u").events()] == ["finished"]
+        assert time.monotonic() - began >= 1.5
+
+
+def test_a_page_in_the_place_of_an_answer_is_an_error_of_the_tree() -> None:
+    with (
+        served(Answer(body=b"<html>"), attempts=1) as (client, _),
+        pytest.raises(errors.Unavailable, match="answered 200 without the JSON of a reduxq"),
+    ):
+        client.jobs.get("u")
+
+
+def test_results_of_a_batch_that_has_not_ended_are_refused() -> None:
+    batch: dict[str, Any] = {"uuid": "b", "status": "PROCESSING", "counts": {}, "resultsUrl": None}
+    with served(Answer(body={"batch": batch})) as (client, _), pytest.raises(errors.TimedOut, match="has not ended"):
+        client.batches.get("b").results()
+
+
+def test_a_batchs_links_that_have_run_out_are_signed_anew_and_what_is_gone_stops_no_other(tmp_path: Path) -> None:
+    with scripted(Answer(403, b"")) as expired, scripted(Answer(200, b"picture")) as storage:
+        batch = {"uuid": "b", "status": "SUCCESS", "counts": {}, "resultsUrl": f"{storage.url}/b.jsonl"}
+        lines = [
+            {"line": line, "status": status, "recordId": "u", "urls": [f"{expired.url}/a.webp"] if line < 3 else []}
+            for line, status in enumerate(("SUCCESS", "SUCCESS", "FAILURE"), start=1)
+        ]
+        storage.answers.insert(0, Answer(200, "\n".join(map(json.dumps, lines)).encode()))
+        gone = ai_record("SUCCESS", deletedAt="2026-01-02T03:04:05.678Z")
+        there = ai_record("SUCCESS", temporaryUrls=[f"{storage.url}/a.webp"], seeds=[7])
+        told = Answer(body={"batch": batch})
+        with (
+            served(told, told, Answer(body=gone), Answer(body=there)) as (client, _),
+            pytest.raises(errors.NotFound, match="of the items 1 were deleted"),
+        ):
+            client.batches.get("b").download(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["2-1.webp"]
 
 
 def test_seeds_are_those_of_the_variations_that_were_not_withheld() -> None:

@@ -12,9 +12,10 @@ from typer.testing import CliRunner, Result
 from reduxq.operating.main import app, main
 from shared.errors import ModelFailed
 from shared.ids import JobId
-from shared.job_store import JobStore, Progress
+from shared.job_store import JobStore
 from shared.jobs import JobRecord, Webhook, WebhookEvent
 from shared.programs import run
+from shared.progress import Progress
 from shared.teams import TeamUser, ensure_user, set_credit
 from shared.transitions import fail
 from tests.samples import PRICE, record, start
@@ -106,7 +107,7 @@ def test_all_that_is_known_of_a_running_job_is_shown(jobs: Jobs, records: redis.
     run(records, STORE.renew(job.id, 1, Progress(3, 28)))
     told = json.loads(jobs("show", job.id, "--json").stdout)
     assert 0 < told["lease_seconds"] <= 30
-    assert (told["progress"], told["queue_position"]) == ({"step": 3, "steps": 28}, None)
+    assert (told["progress"], told["queue_position"]) == ({"step": 3, "steps": 28, "each": []}, None)
     assert told["planned_keys"] == list(running.planned_keys)
     records.delete(f"lease:{job.id}")
     lines = dict(line.split(maxsplit=1) for line in jobs("show", job.id).stdout.splitlines())
@@ -135,6 +136,10 @@ def test_jobs_are_canceled_and_one_that_is_unknown_keeps_no_other_from_it(
     assert done.exit_code == 1
     assert done.stdout.splitlines() == [f"{first.id} canceled", f"{second.id} canceled"]
     assert done.stderr == "reduxq: nobody: there is no job nobody\n"
+    assert [json.loads(line) for line in jobs("cancel", first.id, "nobody", "--json").stdout.splitlines()] == [
+        {"id": first.id, "status": "canceled"},
+        {"id": "nobody", "error": {"code": "NOT_FOUND", "message": "there is no job nobody"}},
+    ]
     again = jobs("cancel", first.id)
     assert (again.exit_code, again.stdout) == (0, f"{first.id} canceled\n")
 
