@@ -73,6 +73,7 @@ ROUTES: dict[tuple[str, str], list[Ask]] = {
     ],
     ("GET", "/api/batches"): [lambda client, _: client.get("/api/batches")],
     ("GET", "/api/batches/{uuid}"): [lambda client, things: client.get(f"/api/batches/{things.batch}")],
+    ("DELETE", "/api/batches/{uuid}"): [lambda client, things: client.delete(f"/api/batches/{things.batch}")],
     ("GET", "/api/batches/{uuid}/items"): [lambda client, things: client.get(f"/api/batches/{things.batch}/items")],
     ("POST", "/api/batches/{uuid}/cancel"): [lambda client, things: client.post(f"/api/batches/{things.batch}/cancel")],
     ("POST", "/api/batches/{uuid}/retry"): [lambda client, things: client.post(f"/api/batches/{things.batch}/retry")],
