@@ -43,7 +43,7 @@ from tests.samples import encoded, picture
 BENTOML = "bentoml==1.4.39"
 ENVIRONMENT = servers.ROOT / ".venv-bench"  #: BentoML's own: it pins what we do not
 ROUND = 5.0  #: seconds
-CALLERS = 128  #: enough that the API is never without work while Valkey writes
+CALLERS = 128  #: of each server process, enough that it is never without work while Valkey writes
 ENDLESS = 10**15  #: slots, credits, requests
 ALL = index(EVERYWHERE, JobStatus.QUEUED)
 OPEN = {
@@ -115,7 +115,7 @@ def ours(folder: Path, *, apis: int) -> Iterator[Side]:
             before = records.zcard(ALL)
             with watched(broker) as seen:
                 began = time.perf_counter()
-                load = drive(Load(urls, head.replace("{run}", str(uuid4())), wanted, CALLERS, seconds))
+                load = drive(Load(urls, head.replace("{run}", str(uuid4())), wanted, CALLERS * apis, seconds))
                 assert not load.refused, load.refused[0]
                 servers.wait_until(lambda: broker.llen(QUEUE) == len(load.latencies), 60)
                 side.note(began, load.latencies)
