@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 LEAD: Final = 0.5  #: seconds before the engine is free in which the next job may be claimed and its source read
 GLANCE: Final = 0.1  #: seconds between two looks of a busy worker for what goes ahead: an idle one gets it first
+SILENCE: Final = 5.0  #: seconds without a call after which the engine may hang
 WAIT: Final = 1.0  #: seconds after which a job that the engine has not begun keeps no other out
 NOTICE: Final = 1.5  #: seconds before the engine is free in which the dispatcher may publish the next job
 
@@ -90,7 +91,7 @@ class Worker:
     def _life(self) -> WorkerLife:
         """Return what the dispatcher may count on: room for jobs held, and for the next one if its time comes soon."""
         slots = self._in_slots(leases := self._keeper.held()) + self._takes_next(NOTICE, leases)
-        return WorkerLife(slots, self._engine.speed, self._chosen.ahead, self._gpu)
+        return WorkerLife(slots, self._engine.speed, self._most_ahead(), self._gpu)
 
     def _opened(self, held: int) -> list[str]:
         """Return the queues from which the worker takes another message while it has so many."""
@@ -102,7 +103,11 @@ class Worker:
             return []
         self._asks_at = now + GLANCE
         ahead = sum(lease.ahead for lease in leases) + unclaimed  # what is not claimed yet may be one
-        return [queue.AHEAD] if ahead < self._chosen.ahead else []
+        return [queue.AHEAD] if ahead < self._most_ahead() else []
+
+    def _most_ahead(self) -> int:
+        """Return how many jobs may go ahead: none of what hangs, perhaps, and would take them with it."""
+        return self._chosen.ahead if self._engine.silence < SILENCE else 0
 
     def _takes_next(self, seconds: float, leases: list[Lease]) -> bool:
         """Say whether the engine needs its next job so soon, since it has begun all of these that take a slot.

@@ -62,14 +62,14 @@ class Engine:
         self._stall = stall.total_seconds()
         self._call_tokens = call_tokens
         self._beat = beat
-        #: Rows, where the device's memory allowed fewer, and until when, monotonic, that is believed.
-        self._fits: dict[Size, tuple[int, float]] = {}
+        self._fits: dict[Size, tuple[int, float]] = {}  #: rows that the memory allowed, and until when, monotonic
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._works: list[Work] = []
         self._paces: deque[tuple[float, float]] = deque(maxlen=PACES)  #: TFLOP, and seconds for them
         self.speed = 0.0  #: TFLOP/s of the last calls; 0 before the first
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
         self._closes = math.inf  #: monotonic; what cannot be done by then is not begun or continued
+        self._own = _Silence()  #: while there is work
         self._beside = set[_Silence]()  #: what jobs' threads do that belongs to the model
         self._calls = 0
         self._idled = True  #: before this call
@@ -111,6 +111,11 @@ class Engine:
         finally:
             work.drop()
 
+    @property
+    def silence(self) -> float:
+        """Seconds for which it has had work and made no call."""
+        return self._own.seconds
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """End the process if the block hangs, as if a call of the model did."""
@@ -130,12 +135,11 @@ class Engine:
 
     def _watch(self) -> None:
         """End the process when the engine stalls; looks are counted, so that a frozen process is not a stalled one."""
-        own, seen = _Silence(), self._calls
+        seen = self._calls
         while not self._clock.wait(self._stopped, LOOK):
             if not self._works or self._calls != seen:
-                own.seconds = 0.0
-            seen = self._calls
-            for silence in (own, *self._beside):
+                self._own.seconds, seen = 0.0, self._calls
+            for silence in (self._own, *self._beside):
                 silence.seconds += LOOK
                 if silence.seconds >= self._stall:
                     log.critical("the engine hangs, and the worker ends", seconds_without_a_step=silence.seconds)
@@ -173,14 +177,13 @@ class Engine:
 
     def _let_go(self) -> None:
         """Let the jobs go for which there is no time left."""
-        flights, now = [work.flight() for work in self._works], self._clock.monotonic()
+        flights, now, end = [work.flight() for work in self._works], self._clock.monotonic(), 0.0
         order = take_turns(flights, now=now, speed=self.speed).order
-        works, most, end = [self._works[place] for place in order], (self._closes - now) * self.speed, 0.0
-        for place, work in zip(order, works, strict=True):
-            if end + flights[place].left > most:
+        for work, left in [(self._works[place], flights[place].left) for place in order]:
+            if end + left > (self._closes - now) * self.speed:
                 self._leave(work, ShuttingDown())
             else:
-                end += flights[place].left
+                end += left
 
     def _choose(self) -> dict[Work, list[int]]:
         """Return whose turn it is: jobs, with the places of their rows."""

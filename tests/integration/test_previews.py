@@ -106,3 +106,14 @@ def test_normal_jobs_are_begun_at_once_beside_a_low_one_that_takes_the_slot_and_
     ended = [seed for _, seed in sorted((str(desk.stored(seed).finished_at), seed) for seed in begun)]
     assert ended[0] == normal[0]
     assert ended.index(normal[1]) < ended.index(low[1])
+
+
+def test_nothing_goes_ahead_of_a_job_that_hangs(yard: Yard) -> None:
+    desk = Desk(yard)
+    hanging = yard.accept(seed=13)
+    yard.denoising("one")
+    time.sleep(6)  # longer than a call may take that does not hang
+    waits = [desk.accept(Lane.PREVIEW) for _ in range(3)]
+    time.sleep(2)
+    assert yard.stored(hanging).status is JobStatus.RUNNING
+    assert {desk.stored(seed).status for seed in waits} == {JobStatus.QUEUED}

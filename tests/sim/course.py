@@ -26,7 +26,7 @@ from tests.sim.world import EPOCH, NEVER, Process, SimClock, Stuck, World
 SETTINGS: Final = Settings(
     jobs=JobsSettings(lease_seconds=timedelta(seconds=2), preview_teraflops=60),  # one step
     dispatcher=DispatcherSettings(republish_seconds=timedelta(seconds=3)),
-    worker=WorkerSettings(slots=2, ahead=1, outage_seconds=timedelta(seconds=20)),
+    worker=WorkerSettings(slots=4, ahead=2, outage_seconds=timedelta(seconds=20)),
 )
 CALM_AT: Final = 20.0  #: seconds; from then on nothing breaks any more
 LIMIT: Final = 400.0  #: seconds; everything has ended by then
