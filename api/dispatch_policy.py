@@ -128,7 +128,8 @@ def choose(
 def _turns(waiting: Sequence[Waiting], busy: Busy, now_us: int) -> tuple[dict[JobId, int], set[JobId]]:
     """Return the waiting jobs' places in the order of turns, and those whose turn would be before what runs."""
     jobs = [_job(job.queue.lane, job.accepted_us, job.work, job.work) for job in waiting]
-    running = [_job(job.lane, job.accepted_us, job.work, job.left) for job in busy.jobs]
+    # What is scored, encoded or stored needs the engine no more.
+    running = [_job(job.lane, job.accepted_us, job.work, job.left) for job in busy.jobs if job.left]
     order = take_turns([*running, *jobs], now=now_us / 1e6, speed=busy.speed, engines=max(1, busy.workers)).order
     ranks = {place - len(running): rank for rank, place in enumerate(order)}
     places = {job.job_id: ranks[place] for place, job in enumerate(waiting)}

@@ -42,7 +42,7 @@ from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.presence import WorkerLife
 from shared.programs import Program, T, connect, run, together
-from shared.queue import AHEAD, QUEUES, Broker
+from shared.queue import AHEAD, QUEUE, QUEUES, Broker
 from shared.settings import Settings
 from shared.startup import start
 
@@ -117,7 +117,7 @@ class Dispatcher:
             self._end_late_jobs(late, now)
             self._repair()
             self._publish(lives.values(), under_way, running)
-            self._publish_again()
+            self._publish_again(QUEUES if any(life.ahead for life in lives.values()) else (QUEUE,))
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -187,17 +187,18 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self) -> None:
-        """Send the messages again that were sent a while ago and that neither the broker nor a worker has."""
+    def _publish_again(self, queues: Collection[str]) -> None:
+        """Send the messages again that were sent a while ago and that no worker has, nor one of the queues they ask."""
         patience = self._settings.dispatcher.republish_seconds
         now, overdue = self._run(dispatch_store.overdue(patience, BATCH))
         if overdue:
-            there = self._broker.waiting()
+            there = self._broker.waiting(queues)
             lost = [job_id for job_id in overdue if job_id not in there]
             look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
             whole = [record.id for record in self._run(together(look)) if record]
             again = self._run(dispatch_store.mark_again(whole, now))
-            self._send(again, self._run(dispatch_store.went_ahead(again)), again=True)
+            ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
+            self._send(again, ahead, again=True)
             dispatch_metrics.REPUBLISHED.inc(len(again))
 
     def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:

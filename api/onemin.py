@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, FastAPI, Request
 from pydantic_core import to_json
@@ -16,11 +16,11 @@ from api.onemin_requests import parse_submission
 from api.onemin_view import TYPE, ai_record, asset_answer, asset_links, catalog, instant
 from api.repeats import once_of
 from api.services import Services
-from api.sources import find_asset, named_source
-from api.submission import Accepted, outcome, submit
+from api.sources import find_asset, is_elsewhere, named_source
+from api.submission import Accepted, Draft, outcome, submit
 from api.uploads import Upload, form_with, receive, store
 from shared.errors import NotFound, RecordsUnavailable, UnsupportedMediaType
-from shared.idempotency import fingerprint
+from shared.idempotency import Once, fingerprint
 from shared.ids import AssetKey
 from shared.job_store import Report
 from shared.keys import ApiKey
@@ -34,9 +34,17 @@ router = APIRouter(tags=["1min.ai"])
 @router.post("/api/features")
 async def create_feature(request: Request) -> Response:
     """Accept an ``IMAGE_VARIATOR`` job; wait for its end unless the body says ``"async": true``."""
-    if caller := presumed(request):
-        return await _vary_at_once(request, caller)
-    return await vary(request, await authenticate(request))
+    caller = presumed(request)
+    if caller is None:
+        return await vary(request, await authenticate(request))
+    try:
+        asked = await _asked(request, caller)
+    except Exception:  # who may not ask is told that first, and whoever asks wrongly is counted too
+        await authenticate(request)
+        raise
+    if is_elsewhere(services_of(request), asked.reference):  # what makes us fetch is counted before
+        return await _vary(request, await authenticate(request), asked)
+    return await _vary_at_once(request, caller, asked)
 
 
 @router.post("/api/assets")
@@ -95,40 +103,52 @@ async def keep(request: Request, caller: ApiKey, services: Services, upload: Upl
     return asset_answer(asset, upload.name, services.objects)
 
 
+class Asked(NamedTuple):
+    """What a body asks for."""
+
+    draft: Draft
+    reference: str  #: to the source
+    once: Once | None
+
+
 async def vary(request: Request, caller: ApiKey) -> Response:
-    """Answer an ``IMAGE_VARIATOR`` body with its job's record, for a caller who may ask."""
-    return await _told(request, caller, *await _submitted(request, caller))
+    """Answer an ``IMAGE_VARIATOR`` body with its job's record, for a caller who may ask and was counted."""
+    return await _vary(request, caller, await _asked(request, caller))
 
 
-async def _vary_at_once(request: Request, caller: ApiKey) -> Response:
-    """As :func:`vary`, for a caller who might ask earlier; whether that holds is asked along with what else must be.
+async def _asked(request: Request, caller: ApiKey) -> Asked:
+    services, body = services_of(request), await json_body(request)
+    wait = services.settings.api.wait_seconds
+    draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
+    return Asked(draft, reference, once_of(request, caller, fingerprint("features", body)))
+
+
+async def _vary(request: Request, caller: ApiKey, asked: Asked) -> Response:
+    services = services_of(request)
+    source = named_source(services, caller, asked.reference, asked.once)
+    job = await submit(services, caller, asked.draft, source, once=asked.once)
+    return await _told(request, caller, job, asked.draft.wait)
+
+
+async def _vary_at_once(request: Request, caller: ApiKey, asked: Asked) -> Response:
+    """As :func:`_vary`, for a caller who might ask earlier; whether that holds is asked along with what else must be.
 
     The request is counted in the commit that makes its job, so that only one write is waited for.
     """
-    rate = Rate(caller.id, services_of(request).settings.teams.requests_per_minute)
+    services = services_of(request)
+    rate = Rate(caller.id, services.settings.teams.requests_per_minute)
+    source = named_source(services, caller, asked.reference, asked.once)
+    source = source._replace(look=_after([check(request), rate.look()], source.look))
     try:
-        job, wait = await _submitted(request, caller, rate)
+        job = await submit(services, caller, asked.draft, source, once=asked.once, rate=rate)
     except RecordsUnavailable:
         raise
     except Exception:
-        await authenticate(request)  # who may not ask is told that first, and whoever asks wrongly is counted too
+        await authenticate(request)
         raise
     if job.report is None:  # made earlier
         await authenticate(request)
-    return await _told(request, caller, job, wait)
-
-
-async def _submitted(request: Request, caller: ApiKey, rate: Rate | None = None) -> tuple[Accepted, timedelta | None]:
-    """Return the job that the body asks for, and how long the caller waits for its end."""
-    services = services_of(request)
-    body = await json_body(request)
-    wait = services.settings.api.wait_seconds
-    draft, reference = parse_submission(body, request.state.request_id, wait, services.egress)
-    once = once_of(request, caller, fingerprint("features", body))
-    source = named_source(services, caller, reference, once)
-    if rate:
-        source = source._replace(look=_after([check(request), rate.look()], source.look))
-    return await submit(services, caller, draft, source, once=once, rate=rate), draft.wait
+    return await _told(request, caller, job, asked.draft.wait)
 
 
 async def _told(request: Request, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Response:

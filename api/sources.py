@@ -80,10 +80,15 @@ def key_there(services: Services, reference: str, asset: Asset | None) -> AssetK
     """
     if asset and asset.there:
         return asset.key
-    if services.objects.key_of(reference) is None and reference.startswith(("http://", "https://")):
+    if is_elsewhere(services, reference):
         return None
     what = f"there is no image {shown(reference)}; upload it first and use its key or its location"
     raise InvalidRequest.of(IMAGE_URL, what, reference)
+
+
+def is_elsewhere(services: Services, reference: str) -> bool:
+    """Say whether ``imageUrl`` is a URL that does not lead to our storage."""
+    return reference.startswith(("http://", "https://")) and services.objects.key_of(reference) is None
 
 
 def _nothing() -> Program[None]:

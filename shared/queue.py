@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -92,15 +92,15 @@ class Broker:
             events.send("task-failed", uuid=job_id, exception=reason, traceback="")
             events.flush()
 
-    def waiting(self) -> set[JobId]:
-        """Return the jobs whose message no worker has taken.
+    def waiting(self, queues: Iterable[str] = QUEUES) -> set[JobId]:
+        """Return the jobs whose message is in one of these queues still.
 
         Raises:
             Unavailable: If the broker does not answer.
         """
         with self._producer() as producer:
             client: redis.Redis = producer.channel.client  # type: ignore[union-attr]
-            found: list[Any] = [client.lrange(queue, 0, -1) for queue in QUEUES]
+            found: list[Any] = [client.lrange(queue, 0, -1) for queue in queues]
         return {job_id for messages in found for message in messages if (job_id := _job_of(message))}
 
     @contextmanager

@@ -161,7 +161,7 @@ class WorkerSettings(_Group):
     """Image tokens that share a call of the transformer at most: one picture of 1 megapixel, four of 0.25"""
     grace_seconds: Seconds = Field(timedelta(seconds=30), ge=timedelta(0))
     """At shutdown, how long running jobs may finish before they are handed back, in seconds"""
-    stall_seconds: Seconds = Field(timedelta(seconds=120), gt=timedelta(0))
+    stall_seconds: Seconds = Field(timedelta(seconds=120), ge=timedelta(seconds=1))
     """A model that has work and takes no step for this long ends its worker, in seconds"""
     outage_seconds: Seconds = Field(timedelta(seconds=300), ge=timedelta(0))
     """How long a job waits for an object storage that is away before its attempt fails, in seconds"""

@@ -90,8 +90,10 @@ class Worker:
 
     def _life(self) -> WorkerLife:
         """Return what the dispatcher may count on: room for jobs held, and for the next one if its time comes soon."""
-        slots = self._in_slots(leases := self._keeper.held()) + self._takes_next(NOTICE, leases)
-        return WorkerLife(slots, self._engine.speed, self._most_ahead(), self._gpu)
+        leases = self._keeper.held()
+        ahead = self._ahead(leases)
+        slots = len(leases) - ahead + self._takes_next(NOTICE, leases)
+        return WorkerLife(slots, self._engine.speed, max(ahead, self._most_ahead()), self._gpu)
 
     def _opened(self, held: int) -> list[str]:
         """Return the queues from which the worker takes another message while it has so many."""
@@ -124,8 +126,11 @@ class Worker:
 
     def _in_slots(self, leases: list[Lease]) -> int:
         """Return how many of these jobs take a slot: those that did not go ahead, or else one that is no preview."""
-        beside = min(sum(lease.ahead for lease in leases), self._chosen.ahead)
-        return max(len(leases) - beside, int(any(not lease.preview for lease in leases)))
+        return max(len(leases) - self._ahead(leases), int(any(not lease.preview for lease in leases)))
+
+    def _ahead(self, leases: list[Lease]) -> int:
+        """Return how many of these jobs went ahead and have room besides the slots."""
+        return min(sum(lease.ahead for lease in leases), self._chosen.ahead)
 
     def _on_shutting_down(self, **_: object) -> None:
         """Hand back what does not fit into the grace period, and when that is over what still runs."""

@@ -389,6 +389,20 @@ def test_a_message_that_was_lost_is_sent_again_where_busy_workers_look_if_its_jo
         assert (client.llen(QUEUE), client.llen(AHEAD)) == (1, 1)
 
 
+def test_a_message_that_went_ahead_is_sent_to_the_others_when_no_worker_asks_there_any_more(
+    dispatcher: Dispatcher, records: redis.Redis, valkey: str
+) -> None:
+    busy_with_large_jobs(records)
+    accept(records, lane=Lane.PREVIEW)
+    dispatcher.round()
+    run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+    time.sleep(1.1)
+    for _ in range(2):
+        dispatcher.round()
+        with connect(f"{valkey}/1") as client:
+            assert (client.llen(QUEUE), client.llen(AHEAD)) == (1, 1)
+
+
 def test_jobs_that_cannot_be_read_take_nobodys_room_and_come_back_when_they_can(
     dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,13 @@ def test_a_key_that_was_right_once_is_checked_and_counted_with_every_job(alone: 
     assert alone.queued() == 1
 
 
+@pytest.mark.parametrize("alone", [{"REDUXQ_TEAMS__REQUESTS_PER_MINUTE": "3"}], indirect=True)
+def test_who_names_an_image_elsewhere_is_counted_once_and_before_it_would_be_fetched(alone: Alone) -> None:
+    assert alone.client.get("/api/results/x").status_code == 200
+    answers = [submit(alone, "https://images.example/cat.png") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [400, 400, 429]
+
+
 @pytest.mark.parametrize("alone", [{"REDUXQ_TEAMS__OPEN_JOBS": "2"}], indirect=True)
 def test_a_team_with_too_many_open_jobs_is_told_when_to_come_back(alone: Alone) -> None:
     image = upload(alone)

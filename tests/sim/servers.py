@@ -1,7 +1,7 @@
 """The servers that all processes share, and the networks between: everything that can go wrong there does."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -275,10 +275,10 @@ class Broker:
         if self._lost(f"report {job_id}"):
             raise Unavailable("simulated")
 
-    def waiting(self) -> set[JobId]:
+    def waiting(self, queues: Iterable[str]) -> set[JobId]:
         if self._lost("waiting"):
             raise Unavailable("simulated")
-        return {job_id for queue in self._messages.waiting.values() for job_id in queue}
+        return {job_id for queue in queues for job_id in self._messages.waiting[queue]}
 
     def take(self, queues: Sequence[str], seconds: float) -> tuple[JobId, str] | None:
         """Return the next message of the first queue that has one, with that queue; None if none comes in time."""

@@ -129,6 +129,12 @@ def test_a_job_goes_ahead_of_what_runs_when_its_turn_comes_first() -> None:
     assert overtaking([small], running(8000), room=Room(slots=1, ahead=3)) == ""  # there is a slot for it
 
 
+def test_a_job_that_is_only_stored_still_keeps_nobody_from_going_ahead() -> None:
+    small, storing = job("s", 0, 500, accepted_us=1000 * SECOND), running(400, left=0)
+    assert overtaking([small], running(8000), storing, room=Room(slots=0, ahead=3)) == "s"
+    assert overtaking([small], storing, storing, storing, room=Room(slots=0, ahead=3)) == "s"
+
+
 def test_some_room_ahead_is_kept_for_previews_and_low_jobs_never_go_ahead() -> None:
     now = 1000 * SECOND
     full = Room(slots=0, ahead=1, kept=1)
