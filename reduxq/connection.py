@@ -121,7 +121,7 @@ class Connection:
                 return ask()
             except (TooManyRequests, Unavailable) as error:
                 wanted, left = error.retry_after, until - monotonic()
-                if self._closed.is_set() or wanted == inf or error.status == FAULT or left <= 0:
+                if wanted == inf or error.status == FAULT or left <= 0:
                     raise
                 self.pause(failures, wanted if wanted is None else min(wanted, left))
                 failures += 1
@@ -134,14 +134,16 @@ class Connection:
                 return self._attempt(method, url, **content)
             except (TooManyRequests, Unavailable) as error:
                 attempt += 1
-                if attempt >= self._attempts or self._closed.is_set() or (error.retry_after or 0) > LONGEST_PAUSE:
+                if attempt >= self._attempts or (error.retry_after or 0) > LONGEST_PAUSE:
                     raise
                 self.pause(attempt - 1, error.retry_after)
 
     def _attempt(self, method: str, url: str, **content: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, url, **content)
-        except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: closed by another thread
+        except (httpx.TransportError, RuntimeError, OSError) as error:  # the last two: closed by another thread
+            if self._closed.is_set():
+                raise Unavailable("the client was closed") from error
             raise Unavailable(f"{httpx.URL(url).host} does not answer: {error or type(error).__name__}") from error
         if not answer.is_success:
             raise error_of(answer)
