@@ -6,6 +6,7 @@ waits still.
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from math import ceil
@@ -196,11 +197,9 @@ async def _submit(services: Services, batch: Batch, entry: Entry) -> None:
         prompt = parse_prompt(sent)
         echo = Echo(type=TYPE, model=MODEL, prompt_object=json.dumps(sent), request_id=batch.request_id)
         draft = Draft(prompt.parameters, echo, low_priority=batch.low_priority, item=item)
-        await submit(
-            services, batch.caller, draft, named_source(services, batch.caller, prompt.imageUrl, None), once=None
-        )
-    except IllegalTransition:  # canceled meanwhile, or another dispatcher was first
-        pass
+        source = named_source(services, batch.caller, prompt.imageUrl, None)
+        with suppress(IllegalTransition):  # canceled meanwhile, or another dispatcher was first
+            await submit(services, batch.caller, draft, source, once=None)
     except (InvalidRequest, InsufficientCredits) as refused:
         await services.run(batch_store.fail_item(item, refused))
     except (Unavailable, Misconfigured, TooManyRequests):
