@@ -1,7 +1,9 @@
-"""Programs that run at the same time, as the requests of many clients do."""
+"""What runs at the same time: programs, as the requests of many clients do, and work beside a test."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 from shared.programs import Program, run_async
@@ -16,3 +18,16 @@ def run_together(url: str, programs: Iterable[Program[Any]]) -> list[Any]:
             return await asyncio.gather(*(run_async(client, each) for each in programs), return_exceptions=True)
 
     return asyncio.run(run_all())
+
+
+@contextmanager
+def meanwhile(work: Callable[[Event], object]) -> Iterator[None]:
+    """Do this in a thread for the time of the block; the event tells it to stop."""
+    stop = Event()
+    thread = Thread(target=work, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

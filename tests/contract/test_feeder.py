@@ -1,8 +1,7 @@
 """What keeps the feeder's items waiting, and what fails them; on a real Valkey, a real bucket and a real web server."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from contextlib import AbstractContextManager
+from threading import Event
 from typing import Final
 
 import pytest
@@ -22,20 +21,13 @@ from tests.contract.test_batches import LIMITS, batch
 from tests.samples import encoded, picture
 from tests.servers import wait_until
 from tests.tls_servers import Names, Pictures, reply
+from tests.together import meanwhile
 
 LEADER: Final = "one"
 
 
-@contextmanager
-def feeding(settings: Settings) -> Iterator[None]:
-    stop = Event()
-    thread = Thread(target=Feeder(settings).run, args=(stop, LEADER))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def feeding(settings: Settings) -> AbstractContextManager[None]:
+    return meanwhile(lambda stop: Feeder(settings).run(stop, LEADER))
 
 
 @pytest.fixture

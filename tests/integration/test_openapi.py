@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
-from threading import Event, Thread
+from threading import Event
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
@@ -38,6 +38,7 @@ from shared.transitions import claim, finish
 from tests import queues, servers
 from tests.samples import MODEL, NOW, encoded, picture, variations_of
 from tests.stack import feature, upload
+from tests.together import meanwhile
 
 APP: Final = create_app(Settings())
 DOCUMENT: Final = APP.openapi()
@@ -145,18 +146,6 @@ def end_jobs(url: str, objects: ObjectStore, stop: Event) -> None:
                         end(records, objects, job)
 
 
-@contextmanager
-def ending_jobs(url: str, objects: ObjectStore) -> Iterator[None]:
-    stop = Event()
-    thread = Thread(target=end_jobs, args=(url, objects, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, objects: ObjectStore, s3: str) -> Iterator[httpx.Client]:
     """A client of an API whose jobs end at once."""
@@ -164,7 +153,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, objects: ObjectStore, s3: str)
     with servers.valkey(folder / "valkey") as url, connect(url) as records:
         key = run(records, create_key("lab", "Ada"))
         with (
-            ending_jobs(url, objects),
+            meanwhile(lambda stop: end_jobs(url, objects, stop)),
             servers.api(folder, servers.settings_for(url, s3) | UNLIMITED) as api_url,
             httpx.Client(base_url=api_url, headers={"API-KEY": key}) as client,
         ):
