@@ -1,6 +1,5 @@
 """The 1min.ai facade: the Asset API, ``IMAGE_VARIATOR`` and its list of models."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -25,7 +24,6 @@ from shared.ids import AssetKey
 from shared.job_store import Report
 from shared.keys import ApiKey
 from shared.limits import Rate
-from shared.programs import Program, T, together
 from shared.teams import TeamUser, get_user
 
 router = APIRouter(tags=["1min.ai"])
@@ -138,9 +136,9 @@ async def _vary_at_once(request: Request, caller: ApiKey, asked: Asked) -> Respo
     services = services_of(request)
     rate = Rate(caller.id, services.settings.teams.requests_per_minute)
     source = named_source(services, caller, asked.reference, asked.once)
-    source = source._replace(look=_after([check(request), rate.look()], source.look))
+    first = (check(request), rate.look())
     try:
-        job = await submit(services, caller, asked.draft, source, once=asked.once, rate=rate)
+        job = await submit(services, caller, asked.draft, source, once=asked.once, first=first, rate=rate)
     except RecordsUnavailable:
         raise
     except Exception:
@@ -157,11 +155,6 @@ async def _told(request: Request, caller: ApiKey, job: Accepted, wait: timedelta
     found = await outcome(services, caller, job, wait)
     answer = ai_record(found, await _payer(services, job, found), services.objects)
     return Response(to_json(answer), media_type="application/json")
-
-
-def _after(checks: Sequence[Program[Any]], look: Program[T]) -> Program[T]:
-    """Return what ``look`` finds, unless a check raises; all are asked in one go."""
-    return (yield from together([*checks, look]))[-1]
 
 
 async def _payer(services: Services, job: Accepted, found: Report) -> TeamUser:

@@ -1,7 +1,7 @@
 """The life of a submission, the same for every facade: what was asked becomes an accepted job."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -53,17 +53,33 @@ class Accepted(NamedTuple):
 
 
 async def submit(
-    services: Services, caller: ApiKey, draft: Draft, source: Wanted, *, once: Once | None, rate: Rate | None = None
+    services: Services,
+    caller: ApiKey,
+    draft: Draft,
+    source: Wanted,
+    *,
+    once: Once | None,
+    first: Sequence[Program[Any]] = (),
+    rate: Rate | None = None,
 ) -> Accepted:
-    """Accept a job, or find the one that the same request made earlier; ``rate`` counts a request that made one.
+    """Accept a job, or find the one that the same request made earlier.
+
+    Args:
+        services: Servers and settings.
+        caller: Who pays.
+        draft: What is asked for.
+        source: Where its image comes from.
+        once: What makes the request the same when it is sent again.
+        first: Checks that are asked along with what must be known, and come before it if they raise.
+        rate: Counts a request that made a job.
 
     Raises:
         InvalidRequest: If the source is no image of the caller's team, or the Idempotency-Key was used otherwise.
         InsufficientCredits, TooManyRequests: If the team may not have one more job.
         RecordsUnavailable: If the records server does not answer; nothing was accepted, as far as we were told.
     """
-    told: list[Program[Any]] = [source.look, idempotency.find(once)]
-    asset, earlier = await services.run(together(told))
+    told: list[Program[Any]] = [*first, source.look, idempotency.find(once)]
+    *_, asset, earlier = await services.run(together(told))
     if once and earlier:
         if await _counts(services, JobId(earlier), once.ended):
             return Accepted(JobId(earlier))

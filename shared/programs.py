@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 import redis
 import redis.asyncio
 from hiredis import pack_command
-from pydantic_core import to_json
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -55,17 +54,25 @@ class Bounds(NamedTuple):
 
 
 #: Checks all guards, then runs all effects, as one atomic step; answers 0, or the place of a guard that did not hold.
+#: It is told the number of guards and each of them with what is expected, "" for no upper bound; then the effects. In
+#: front of each command stands its length.
 COMMIT_SCRIPT = """
-local plan = cjson.decode(ARGV[1])
-for place, guard in ipairs(plan.guards) do
-  local command, wanted, most = unpack(guard)
-  local found = redis.call(unpack(command))
-  if most then
+local at = 2
+local function call()
+  local first = at + 1
+  at = first + ARGV[at]
+  return redis.call(unpack(ARGV, first, at - 1))
+end
+for place = 1, ARGV[1] do
+  local found = call()
+  local wanted, most = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  if most ~= '' then
     local number = tonumber(found or 0)
-    if number < wanted or number > most then return place end
+    if number < tonumber(wanted) or number > tonumber(most) then return place end
   elseif tostring(found or '') ~= wanted then return place end
 end
-for _, effect in ipairs(plan.effects) do redis.call(unpack(effect)) end
+while at <= #ARGV do call() end
 return 0
 """
 
@@ -73,21 +80,22 @@ return 0
 def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
     """Run programs side by side and return their results; what they ask at the same time is sent in one go."""
     results: list[Any] = [None] * len(programs)
-    answers: list[tuple[int, Any]] = [(place, None) for place in range(len(programs))]
-    while answers:
-        asked: list[tuple[int, Step]] = []
+    going: list[tuple[int, Program[T], Any]] = [(place, program, None) for place, program in enumerate(programs)]
+    while going:
+        asked: list[tuple[int, Program[T], Step]] = []
         commands: list[Command] = []
-        for place, answer in answers:
+        for place, program, answer in going:
             try:
-                step = programs[place].send(answer)
+                step = program.send(answer)
             except StopIteration as stop:
                 results[place] = stop.value
             else:
-                asked.append((place, step))
-                commands += _commands(step)
+                asked.append((place, program, step))
+                commands += step if isinstance(step, list) else [step]
         told = iter((yield commands) if asked else ())
-        answers = [
-            (place, [next(told) for _ in step] if isinstance(step, list) else next(told)) for place, step in asked
+        going = [
+            (place, program, list(islice(told, len(step))) if isinstance(step, list) else next(told))
+            for place, program, step in asked
         ]
     return results
 
@@ -108,11 +116,13 @@ def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Prog
 
 def broken_guard(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[Guard | Bounds | None]:
     """As :func:`commit`, but return the first guard that did not hold; None when the effects were applied."""
-    plan = {
-        "guards": [[list(map(str, command)), *held] for command, *held in guards],
-        "effects": [list(map(str, effect)) for effect in effects],
-    }
-    place = int((yield ("EVAL", COMMIT_SCRIPT, 0, to_json(plan).decode())))
+    told: list[str | int | float] = [len(guards)]
+    for guard in guards:
+        wanted = (guard.expected, "") if isinstance(guard, Guard) else guard[1:]
+        told += (len(guard.command), *guard.command, *wanted)
+    for effect in effects:
+        told += (len(effect), *effect)
+    place = int((yield ("EVAL", COMMIT_SCRIPT, 0, *told)))
     return guards[place - 1] if place else None
 
 

@@ -119,8 +119,8 @@ class Records(MemoryServer):
         self._checks.told(key, parts)
         return super().do_xadd(key, *parts)
 
-    def do_eval(self, script: str, keys: str, plan_text: str) -> int:
-        place = super().do_eval(script, keys, plan_text)
+    def do_eval(self, script: str, keys: str, guards: str, *told: str) -> int:
+        place = super().do_eval(script, keys, guards, *told)
         if place == 0:
             self._checks.committed(self)
         return place
