@@ -1,9 +1,9 @@
 """What happens around every request: its id, its line in the log, the limit of its body."""
 
 import re
+import secrets
 import time
 from typing import Final
-from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,7 +33,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else str(uuid4())
+        request_id = sent if REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
 
         began = time.monotonic()

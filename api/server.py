@@ -1,18 +1,53 @@
 """Uvicorn, serving the API until it is told to stop."""
 
+import asyncio
 import gc
 import signal
 from types import FrameType
-from typing import Final
+from typing import Any, Final, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.app import create_app
 from shared.metrics import serve as serve_metrics
 from shared.settings import Settings
 
 GARBAGE: Final = 20_000  #: new containers before Python looks for cycles among them
+
+
+class Gathered:
+    """A transport that sends with one system call what is written in one turn of the loop: uvicorn's head and body."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._written and not self._transport.is_closing():
+            self._transport.write(b"".join(self._written))
+        self._written.clear()
+
+
+class Protocol(HttpToolsProtocol):
+    """Uvicorn's HTTP over a :class:`Gathered` transport."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", Gathered(transport)))
 
 
 class Server(uvicorn.Server):
@@ -39,5 +74,14 @@ def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Protocol,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # nothing asks who connects
+        timeout_graceful_shutdown=10,
+    )
     Server(config, app).run()
