@@ -2,12 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests import memory, servers
+from api.dispatcher import Dispatcher
+from shared import presence
+from shared.clock import Clock
+from shared.programs import run
+from shared.queue import Broker
+from tests import memory, queues, servers
+from tests.contract import rounds
 from tests.samples import fund
 
 #: Modules that ask for nothing but a records server.
@@ -42,3 +49,14 @@ def records(valkey: str) -> Iterator[redis.Redis]:
 def sleep(valkey: str) -> Callable[[float], None]:
     """Lets seconds pass on the server."""
     return memory.SERVERS[valkey].clock.skip if valkey in memory.SERVERS else time.sleep
+
+
+@pytest.fixture
+def broker(valkey: str) -> Broker:
+    return Broker(f"{valkey}/1")
+
+
+@pytest.fixture
+def dispatcher(broker: Broker, records: redis.Redis) -> Dispatcher:
+    run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
+    return Dispatcher(rounds.SETTINGS, records, broker, Clock())

@@ -323,6 +323,20 @@ def test_leases_are_renewed_before_the_worker_is_announced(desk: Desk, records: 
     assert renewed < announced
 
 
+def test_progress_is_told_four_times_a_second_at_most(desk: Desk, records: redis.Redis) -> None:
+    sent: list[str] = []
+    keeper = LeaseKeeper(Listening(records.connection_pool, sent.append), STORE, Clock(), name="two", life=lambda: LIFE)
+    with keeper.hold(desk.update(desk.accept(), start)) as lease:
+        began = time.monotonic()
+        keeper.start()
+        for step in range(800):
+            lease.tell([step], 800)
+            time.sleep(0.001)
+        keeper.stop()
+    told = sum(f"progress:{lease.job_id}" in text for text in sent)
+    assert 2 <= told <= 4 * (time.monotonic() - began) + 1
+
+
 def test_a_worker_that_retires_while_it_announces_itself_is_off_the_list(desk: Desk, records: redis.Redis) -> None:
     def retire(text: str) -> None:
         if "SET" in text and "worker:two" in text and not keeper._retired:
