@@ -26,7 +26,7 @@ from tests.bench.gpu_models import (
     stock_call,
 )
 from tests.bench.gpu_rows import LARGE, SMALL, Point
-from worker.redux.attention import CollapsedAttention
+from worker.redux.attention import CollapsedAttention, collapse
 from worker.redux.denoise import _velocity
 from worker.redux.float8 import use_float8
 from worker.redux.latents import grid, positions
@@ -118,9 +118,10 @@ def ours(bench: Bench, attention: str = "expanded", *, compiled: bool = True, gr
     weights = shipped(bench)
     like = bench.stock.proj_out.weight
     ships: Any = attention
-    weights.transformer.set_attn_processor(
-        CollapsedAttention(ships, like) if attention in SHIPPED else Processor(WAYS[attention].attend)
-    )
+    if attention in SHIPPED:
+        collapse(weights.transformer, ships, like)
+    else:
+        weights.transformer.set_attn_processor(Processor(WAYS[attention].attend))
     return stepping(bench, weights, compiled=compiled, graph=graph)
 
 
@@ -139,7 +140,7 @@ def ours_fused(bench: Bench, *, graph: bool = False) -> Prepared:
 def ours_float8(bench: Bench, *, torchao: bool = False, graph: bool = False) -> Prepared:
     """The blocks' products in 8 bits, by the worker's layers or by torchao's, a scale for each row."""
     weights = shipped(bench, eight_bits=not torchao)
-    weights.transformer.set_attn_processor(CollapsedAttention("expanded", bench.stock.proj_out.weight))
+    collapse(weights.transformer, "expanded", bench.stock.proj_out.weight)
     if torchao:
         quantization: Any = import_module("torchao.quantization")
         rows = quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())

@@ -17,7 +17,7 @@ from shared.settings import ModelSettings
 from shared.sizes import Size
 from worker import metrics
 from worker.redux import decode, denoise
-from worker.redux.attention import CollapsedAttention
+from worker.redux.attention import collapse
 from worker.redux.cache import Cache
 from worker.redux.conditioning import condition, preprocess
 from worker.redux.denoise import Trajectory
@@ -65,7 +65,7 @@ class ReduxModel:
         self._tables = Tables(weights.modulation, self._device, folder)
         self._channels: int = weights.transformer.config.in_channels // 4
         like = torch.empty(0, device=weights.device, dtype=weights.dtype)
-        weights.transformer.set_attn_processor(CollapsedAttention(settings.attention, like))
+        collapse(weights.transformer, settings.attention, like)
         if settings.compile and weights.device.type == "cuda":
             compile_blocks(weights.transformer)
 

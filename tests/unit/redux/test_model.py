@@ -49,6 +49,17 @@ def test_without_room_for_conditions_each_job_looks(weights: Weights, tmp_path: 
     assert torch.equal(first.latents, second.latents)
 
 
+def test_the_last_block_makes_nothing_of_the_context(weights: Weights, tmp_path: Path) -> None:
+    model, asked = make_model(weights, tmp_path), list[int]()
+    last = weights.transformer.single_transformer_blocks[-1]
+    layers = (last.attn.to_q, last.proj_mlp, last.proj_out)
+    handles = [layer.register_forward_hook(lambda _, rows, __: asked.append(rows[0].shape[1])) for layer in layers]
+    finish(model, beach(), SMALL)
+    for handle in handles:
+        handle.remove()
+    assert asked == [Size(64, 64).tokens] * 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_the_biases_count_for_all_the_rows_of_the_prompt(dtype: torch.dtype) -> None:
     found = torch.tensor(biases(dtype), dtype=dtype)
