@@ -100,6 +100,7 @@ class Worker:
         leases, now = self._keeper.held(), self._clock.monotonic()
         unclaimed = held - len(leases)
         if unclaimed <= 0 and self._takes_next(LEAD, leases):
+            self._asks_at = now + GLANCE
             return [queue.AHEAD, queue.QUEUE]
         if self._keeper.resting() or now < self._asks_at:
             return []

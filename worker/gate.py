@@ -11,6 +11,7 @@ from celery.worker.consumer.tasks import Tasks
 from kombu.asynchronous import Hub
 
 LOOK: Final = 0.02  #: seconds between two looks at which queues are open, and how long the broker is asked in one go
+TOLD: Final = 0.2  #: seconds in which events for monitors are gathered: to send one takes as long as to take a job
 Opened = Callable[[int], Sequence[str]]
 
 
@@ -60,8 +61,13 @@ def install(app: Celery, opened: Opened) -> None:
             channel._queue_cycle = OpenQueues(channel, opened)  # noqa: SLF001
             channel.qos.restore_at_shutdown = False  # records bring jobs back; kombu leaves files of what it cannot
 
-        def register_with_event_loop(self, _: Any, hub: Hub) -> None:
+        def register_with_event_loop(self, parent: Any, hub: Hub) -> None:
             hub.call_repeatedly(LOOK, lambda: None)  # the loop asks whenever it turns
+            parent.event_dispatcher.on_send_buffered = None
+            hub.call_repeatedly(TOLD, parent.event_dispatcher.flush)
+
+        def stop(self, parent: Any) -> None:
+            parent.event_dispatcher.flush()
 
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"polling_interval": LOOK}
     app.steps["consumer"].add(Gate)
