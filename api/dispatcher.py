@@ -8,7 +8,7 @@ lead acts. Whatever it forgets at a crash it reads again from the records.
 import math
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -103,7 +103,9 @@ class Dispatcher:
                 self._server_run = ""  # a new leader begins with one quiet lease
                 return False
             now = self._clock.now()
+            patience = self._settings.dispatcher.republish_seconds
             look: list[Program[Any]] = [
+                dispatch_store.overdue(patience, BATCH),
                 dispatch_store.server_run(),
                 # In this order a job that is claimed in between counts twice, and never not at all.
                 dispatch_store.published_count(),
@@ -111,13 +113,14 @@ class Dispatcher:
                 presence.living_workers(),
                 dispatch_store.expiring(now, BATCH),
             ]
-            server_run, under_way, (running, lost), lives, late = self._run(together(look))
+            (at, overdue), server_run, under_way, (running, lost), lives, late = self._run(together(look))
             if self._leases_can_be_trusted(server_run):
                 self._take_back_lost_jobs(lost)
             self._end_late_jobs(late, now)
             self._repair()
             self._publish(lives.values(), under_way, running)
-            self._publish_again(QUEUES if any(life.ahead for life in lives.values()) else (QUEUE,))
+            if overdue:
+                self._publish_again(overdue, at, QUEUES if any(life.ahead for life in lives.values()) else (QUEUE,))
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -187,19 +190,16 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self, queues: Collection[str]) -> None:
+    def _publish_again(self, overdue: Sequence[JobId], now: float, queues: Collection[str]) -> None:
         """Send the messages again that were sent a while ago and that no worker has, nor one of the queues they ask."""
-        patience = self._settings.dispatcher.republish_seconds
-        now, overdue = self._run(dispatch_store.overdue(patience, BATCH))
-        if overdue:
-            there = self._broker.waiting(queues)
-            lost = [job_id for job_id in overdue if job_id not in there]
-            look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
-            whole = [record.id for record in self._run(together(look)) if record]
-            again = self._run(dispatch_store.mark_again(whole, now))
-            ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
-            self._send(again, ahead, again=True)
-            dispatch_metrics.REPUBLISHED.inc(len(again))
+        there = self._broker.waiting(queues)
+        lost = [job_id for job_id in overdue if job_id not in there]
+        look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
+        whole = [record.id for record in self._run(together(look)) if record]
+        again = self._run(dispatch_store.mark_again(whole, now))
+        ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
+        self._send(again, ahead, again=True)
+        dispatch_metrics.REPUBLISHED.inc(len(again))
 
     def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
         told = [life.speed for life in lives if life.speed]
