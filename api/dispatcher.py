@@ -283,7 +283,7 @@ def dispatch(settings: Settings) -> None:
     Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
     Thread(target=Feeder(settings).run, args=(stop, dispatcher.name), name="feeder", daemon=True).start()
     Thread(target=deliverer.run, args=(stop,), name="webhooks", daemon=True).start()
-    follow_in_background(settings, dispatcher.count_ended, clock, stop)
+    follow_in_background(settings, dispatcher.count_ended, clock, stop, late=GATHER)
     dispatcher.run(stop)
 
 
