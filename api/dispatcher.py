@@ -31,6 +31,7 @@ from shared import backlog, dispatch_store, presence, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import follow_in_background
+from shared.dispatch_store import UnderWay
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
 from shared.heartbeat import heartbeat
@@ -202,8 +203,8 @@ class Dispatcher:
         dispatch_metrics.REPUBLISHED.inc(len(again))
 
     def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
-        told = [life.speed for life in lives if life.speed]
-        speed = fmean(told) * len(lives) if told else 0.0  # who has run no job yet is as fast as the others
+        speeds = [life.speed for life in lives if life.speed]
+        speed = fmean(speeds) * len(lives) if speeds else 0.0  # who has run no job yet is as fast as the others
         state = Backlog(
             published=under_way,
             running=len(running),  # those of dead workers take nobody's room
@@ -214,18 +215,20 @@ class Dispatcher:
         self._tell(state, running)
         rules = self._settings.dispatcher
         workers = Room(state.slots, sum(life.ahead for life in lives))
-        busy = self._run(dispatch_store.under_way(running)) if workers.ahead else []
+        heads: list[Program[Any]] = [
+            dispatch_store.backlog(),
+            dispatch_store.shares(),
+            dispatch_store.server_seconds(),
+            *([dispatch_store.under_way(running)] if workers.ahead else []),
+        ]
+        queued, shares, now, *told = self._run(together(heads))
+        busy: list[UnderWay] = told[0] if told else []
         ahead = sum(job.ahead for job in busy)
         others = under_way + len(running) - ahead
         free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)
         room = free._replace(slots=min(free.slots, BATCH))
         if room.slots or room.ahead:
-            heads: list[Program[Any]] = [
-                dispatch_store.waiting(room.slots + room.ahead + 1),
-                dispatch_store.shares(),
-                dispatch_store.server_seconds(),
-            ]
-            waiting, shares, now = self._run(together(heads))
+            waiting = self._run(dispatch_store.waiting(queued, room.slots + room.ahead + 1))
             plan = choose(
                 waiting,
                 shares,
