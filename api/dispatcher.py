@@ -8,7 +8,7 @@ lead acts. Whatever it forgets at a crash it reads again from the records.
 import math
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,6 +31,7 @@ from shared import backlog, dispatch_store, presence, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import follow_in_background
+from shared.dispatch_store import UnderWay
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
 from shared.heartbeat import heartbeat
@@ -103,7 +104,9 @@ class Dispatcher:
                 self._server_run = ""  # a new leader begins with one quiet lease
                 return False
             now = self._clock.now()
+            patience = self._settings.dispatcher.republish_seconds
             look: list[Program[Any]] = [
+                dispatch_store.overdue(patience, BATCH),
                 dispatch_store.server_run(),
                 # In this order a job that is claimed in between counts twice, and never not at all.
                 dispatch_store.published_count(),
@@ -111,13 +114,14 @@ class Dispatcher:
                 presence.living_workers(),
                 dispatch_store.expiring(now, BATCH),
             ]
-            server_run, under_way, (running, lost), lives, late = self._run(together(look))
+            (at, overdue), server_run, under_way, (running, lost), lives, late = self._run(together(look))
             if self._leases_can_be_trusted(server_run):
                 self._take_back_lost_jobs(lost)
             self._end_late_jobs(late, now)
             self._repair()
             self._publish(lives.values(), under_way, running)
-            self._publish_again(QUEUES if any(life.ahead for life in lives.values()) else (QUEUE,))
+            if overdue:
+                self._publish_again(overdue, at, QUEUES if any(life.ahead for life in lives.values()) else (QUEUE,))
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -187,23 +191,20 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self, queues: Collection[str]) -> None:
+    def _publish_again(self, overdue: Sequence[JobId], now: float, queues: Collection[str]) -> None:
         """Send the messages again that were sent a while ago and that no worker has, nor one of the queues they ask."""
-        patience = self._settings.dispatcher.republish_seconds
-        now, overdue = self._run(dispatch_store.overdue(patience, BATCH))
-        if overdue:
-            there = self._broker.waiting(queues)
-            lost = [job_id for job_id in overdue if job_id not in there]
-            look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
-            whole = [record.id for record in self._run(together(look)) if record]
-            again = self._run(dispatch_store.mark_again(whole, now))
-            ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
-            self._send(again, ahead, again=True)
-            dispatch_metrics.REPUBLISHED.inc(len(again))
+        there = self._broker.waiting(queues)
+        lost = [job_id for job_id in overdue if job_id not in there]
+        look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
+        whole = [record.id for record in self._run(together(look)) if record]
+        again = self._run(dispatch_store.mark_again(whole, now))
+        ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
+        self._send(again, ahead, again=True)
+        dispatch_metrics.REPUBLISHED.inc(len(again))
 
     def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
-        told = [life.speed for life in lives if life.speed]
-        speed = fmean(told) * len(lives) if told else 0.0  # who has run no job yet is as fast as the others
+        speeds = [life.speed for life in lives if life.speed]
+        speed = fmean(speeds) * len(lives) if speeds else 0.0  # who has run no job yet is as fast as the others
         state = Backlog(
             published=under_way,
             running=len(running),  # those of dead workers take nobody's room
@@ -214,18 +215,20 @@ class Dispatcher:
         self._tell(state, running)
         rules = self._settings.dispatcher
         workers = Room(state.slots, sum(life.ahead for life in lives))
-        busy = self._run(dispatch_store.under_way(running)) if workers.ahead else []
+        heads: list[Program[Any]] = [
+            dispatch_store.backlog(),
+            dispatch_store.shares(),
+            dispatch_store.server_seconds(),
+            *([dispatch_store.under_way(running)] if workers.ahead else []),
+        ]
+        queued, shares, now, *told = self._run(together(heads))
+        busy: list[UnderWay] = told[0] if told else []
         ahead = sum(job.ahead for job in busy)
         others = under_way + len(running) - ahead
         free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)
         room = free._replace(slots=min(free.slots, BATCH))
         if room.slots or room.ahead:
-            heads: list[Program[Any]] = [
-                dispatch_store.waiting(room.slots + room.ahead + 1),
-                dispatch_store.shares(),
-                dispatch_store.server_seconds(),
-            ]
-            waiting, shares, now = self._run(together(heads))
+            waiting = self._run(dispatch_store.waiting(queued, room.slots + room.ahead + 1))
             plan = choose(
                 waiting,
                 shares,
@@ -283,7 +286,7 @@ def dispatch(settings: Settings) -> None:
     Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
     Thread(target=Feeder(settings).run, args=(stop, dispatcher.name), name="feeder", daemon=True).start()
     Thread(target=deliverer.run, args=(stop,), name="webhooks", daemon=True).start()
-    follow_in_background(settings, dispatcher.count_ended, clock, stop)
+    follow_in_background(settings, dispatcher.count_ended, clock, stop, late=GATHER)
     dispatcher.run(stop)
 
 

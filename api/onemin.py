@@ -152,15 +152,13 @@ async def _vary_at_once(request: Request, caller: ApiKey, asked: Asked) -> Respo
 async def _told(request: Request, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Response:
     """Answer with a job's record, as it is once the caller need not wait."""
     services = services_of(request)
-    found = await outcome(services, caller, job, wait)
-    answer = ai_record(found, await _payer(services, job, found), services.objects)
+    found, payer = await outcome(services, caller, job, wait)
+    answer = ai_record(found, payer or await _payer(services, job, found), services.objects)
     return Response(to_json(answer), media_type="application/json")
 
 
 async def _payer(services: Services, job: Accepted, found: Report) -> TeamUser:
     """Return a job's user with what is left at the time of a report, or else as the job's acceptance left it."""
-    if job.payer and found is job.report:
-        return job.payer
     try:
         return await services.run(get_user(found.record.user_id))
     except RecordsUnavailable:

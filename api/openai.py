@@ -36,7 +36,7 @@ async def create_variation(request: Request, caller: Caller, services: ServicesD
         )
         source = stored_source(services, caller, upload, once)
         job = await submit(services, caller, draft, source, once=once)
-    record = (await outcome(services, caller, job, draft.wait)).record
+    record = (await outcome(services, caller, job, draft.wait))[0].record
     require_success(record)
     answer = await images_answer(services, record, asked.response_format)
     return JSONResponse(answer, headers={"x-job-id": record.id})

@@ -56,7 +56,7 @@ async def read_result(uuid: str, caller: Caller, services: ServicesDep, wait: Wa
     try:
         found = await report(services, caller, JobId(uuid))
         if wait and not found.record.finished:
-            found = await outcome(services, caller, Accepted(found.record.id), timedelta(seconds=wait))
+            found, _ = await outcome(services, caller, Accepted(found.record.id), timedelta(seconds=wait))
     except NotFound:
         return {"aiRecord": None}
     return await _shown(services, found)

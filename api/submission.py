@@ -88,8 +88,10 @@ async def submit(
     return await _accept(services, caller, draft, source.come(asset), accept)
 
 
-async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timedelta | None) -> Report:
-    """Wait for an accepted job's end, if the caller does, and return it as it is then.
+async def outcome(
+    services: Services, caller: ApiKey, job: Accepted, wait: timedelta | None
+) -> tuple[Report, TeamUser | None]:
+    """Wait for an accepted job's end, if the caller does; return it as it is then, and its user if that was read too.
 
     A job that was accepted just now is reported whatever happens to the servers: an error would make the client ask,
     and pay, twice.
@@ -99,24 +101,26 @@ async def outcome(services: Services, caller: ApiKey, job: Accepted, wait: timed
         RecordsUnavailable: If it is an earlier one and the records server does not answer.
     """
     if job.report and not wait:
-        return job.report
+        return job.report, job.payer
     record: JobRecord | None = None
+    user: TeamUser | None = None
 
     async def has_ended() -> bool:
-        nonlocal record
-        record = await services.run(services.jobs.get(job.job_id))
+        nonlocal record, user
+        told: list[Program[Any]] = [services.jobs.get(job.job_id), get_user(caller.user_id)]
+        record, user = await services.run(together(told))
         return record is None or record.finished
 
     try:
         if wait:
             await services.completions.wait(job.job_id, has_ended, wait)
         if record and record.finished and record.team_id == caller.team_id:
-            return Report(record)
-        return await report(services, caller, job.job_id)
+            return Report(record), user if record.user_id == caller.user_id else None
+        return await report(services, caller, job.job_id), None
     except RecordsUnavailable:
         if job.report is None:
             raise
-        return job.report
+        return job.report, job.payer
 
 
 async def report(services: Services, caller: ApiKey, job_id: JobId) -> Report:

@@ -37,13 +37,17 @@ def endings_after(last: str) -> Program[tuple[str, list[JobId]]]:
     return (entries[-1][0] if entries else last), [JobId(fields["id"]) for _, fields in entries]
 
 
-def follow_in_background(settings: Settings, ended: Callable[[JobId], None], clock: Clock, stop: Event) -> None:
+def follow_in_background(
+    settings: Settings, ended: Callable[[JobId], None], clock: Clock, stop: Event, late: float = 0.0
+) -> None:
     """Start a thread that does as :func:`follow_endings` says."""
     patient = connect(settings.records.url.get_secret_value(), timeout=2 * BLOCK)
-    Thread(target=follow_endings, args=(patient, ended, clock, stop), name="endings", daemon=True).start()
+    Thread(target=follow_endings, args=(patient, ended, clock, stop, late), name="endings", daemon=True).start()
 
 
-def follow_endings(records: redis.Redis, ended: Callable[[JobId], None], clock: Clock, stop: Event) -> None:
+def follow_endings(
+    records: redis.Redis, ended: Callable[[JobId], None], clock: Clock, stop: Event, late: float = 0.0
+) -> None:
     """Call ``ended`` with each job that ends, until told to stop; while the server is away it may miss some.
 
     Args:
@@ -51,11 +55,14 @@ def follow_endings(records: redis.Redis, ended: Callable[[JobId], None], clock: 
         ended: Called in the order in which the jobs ended.
         clock: Measures the pause when the server does not answer.
         stop: Ends this when the server answers next, after :data:`BLOCK` at the latest.
+        late: Seconds by which it may be called later, when those who wait for the job have gone on.
     """
     last = ""
     while not stop.is_set():
         try:
             last, jobs = run(records, endings_after(last))
+            if jobs and late:
+                clock.wait(stop, late)
             for job_id in jobs:
                 ended(job_id)
         except Exception as error:  # noqa: BLE001  whatever it is, others wait for this to go on

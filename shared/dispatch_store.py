@@ -5,7 +5,7 @@ or so.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -161,9 +161,8 @@ def drop_empty(queues: Iterable[Queue]) -> Program[None]:
         yield from commit(nothing, [("HDEL", BACKLOG, str(queue))])
 
 
-def waiting(limit: int) -> Program[list[Waiting]]:
-    """Return the oldest jobs of each queue: so many, or more of each if there are few queues."""
-    queues = list((yield from backlog()))
+def waiting(queues: Collection[Queue], limit: int) -> Program[list[Waiting]]:
+    """Return the oldest jobs of each of these queues: so many, or more of each if there are few queues."""
     each = max(limit, SEEN // max(1, len(queues)))
     pages = yield [("ZRANGE", queue.place, 0, each - 1, "WITHSCORES") for queue in queues]
     found = [

@@ -73,13 +73,15 @@ class Broker:
         Raises:
             Unavailable: If the broker does not take them. It may have some all the same, which does no harm.
         """
-        with self._producer() as producer, producer.batch(), self._events(producer) as events:  # type: ignore[attr-defined]
-            for job_id in job_ids:
-                shown = {"argsrepr": repr((job_id,)), "kwargsrepr": "{}"}  # Celery's own way takes a fifth of the time
-                message = self._app.amqp.create_task_message(job_id, TASK, (job_id,), create_sent_event=True, **shown)
-                told = {"headers": message.headers, **message.properties}
-                producer.publish(message.body, exchange="", routing_key=queue, serializer="json", **told)
-                events.send("task-sent", queue=queue, routing_key=queue, **message.sent_event)
+        with self._producer() as producer, self._events(producer) as events:
+            with producer.batch():  # type: ignore[attr-defined]
+                for job_id in job_ids:
+                    # Celery's own way to show them takes a fifth of the time.
+                    shown = {"argsrepr": repr((job_id,)), "kwargsrepr": "{}", "create_sent_event": True}
+                    message = self._app.amqp.create_task_message(job_id, TASK, (job_id,), **shown)
+                    told = {"headers": message.headers, **message.properties}
+                    producer.publish(message.body, exchange="", routing_key=queue, serializer="json", **told)
+                    events.send("task-sent", queue=queue, routing_key=queue, **message.sent_event)
             events.flush()
 
     def report_failure(self, job_id: JobId, reason: str) -> None:

@@ -50,7 +50,8 @@ class PacedModel:
         seeds = [row.seed for row in rows]
         if self.fails_for.intersection(seeds):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        time.sleep(1000 if self.hangs_for.intersection(seeds) else self.pace * len(rows))
+        if seconds := 1000 if self.hangs_for.intersection(seeds) else self.pace * len(rows):
+            time.sleep(seconds)  # that of 0 s takes 0.07 ms
         self.calls.append(seeds)
         for row in rows:
             row.step += 1

@@ -1,5 +1,6 @@
 """Puts a worker together: model, engine, leases, runner, Celery."""
 
+import logging
 import os
 import signal
 import socket
@@ -100,6 +101,7 @@ class Worker:
         leases, now = self._keeper.held(), self._clock.monotonic()
         unclaimed = held - len(leases)
         if unclaimed <= 0 and self._takes_next(LEAD, leases):
+            self._asks_at = now + GLANCE
             return [queue.AHEAD, queue.QUEUE]
         if self._keeper.resting() or now < self._asks_at:
             return []
@@ -169,4 +171,6 @@ def _consume(app: Celery, name: str, threads: int) -> None:
 
 
 def _keep_our_logging(**_: object) -> None:
-    """Celery configures logging unless somebody answers its signal."""
+    """Celery configures logging unless somebody answers its signal; of each task we tell ourselves."""
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -45,6 +45,7 @@ class Lease:
         self.accepted = self.since - (clock.now() - record.created_at).total_seconds()  #: monotonic
         self.progress: Progress | None = None  #: None: the engine has not begun it
         self.told: Progress | None = None
+        self.settles = False  #: how it ended is being written
         self.renewed = -math.inf  #: when; its claim may have been asked for long before the answer came
         self._clock = clock
         self._end: ReduxqError | None = None
@@ -156,9 +157,9 @@ class LeaseKeeper:
         self._clock.wait(self._ended, seconds)
 
     def doubt(self, job_id: JobId) -> None:
-        """Ask at once whether a job is still this worker's, if it is among those it holds."""
+        """Ask at once whether a job is still this worker's, if it is among those it holds and works on."""
         for lease in self.held():
-            if lease.job_id == job_id:
+            if lease.job_id == job_id and not lease.settles:
                 self._renew(lease)
 
     def ended(self, *, failed: bool) -> None:

@@ -82,7 +82,9 @@ class Runner:
             return None
         with structlog.contextvars.bound_contextvars(**about(record)), self.keeper.hold(record, ahead=ahead) as lease:
             try:
-                settled = self._settle(record, self._attempt(record, lease))
+                ending = self._attempt(record, lease)
+                lease.settles = True
+                settled = self._settle(record, ending)
             except errors.LeaseLost as error:
                 metrics.ATTEMPTS.labels("lost").inc()
                 log.warning("lost the job", reason=error.message)

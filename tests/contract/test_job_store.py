@@ -78,7 +78,7 @@ def test_an_unknown_job_cannot_be_changed(do: Do) -> None:
 def test_a_claim_moves_the_job_and_takes_its_lease(do: Do) -> None:
     job = record()
     do(STORE.accept(job))
-    (waiting,) = do(dispatch_store.waiting(9))
+    (waiting,) = do(dispatch_store.waiting(do(dispatch_store.backlog()), 9))
     assert do(dispatch_store.mark_published([waiting], (), Shares(1, {waiting.queue.team_id: 1}), 5))
     assert do(queues.published_jobs()) == [job.id]
     assert not do(dispatch_store.mark_published([waiting], (), Shares(1, {waiting.queue.team_id: 1}), 5))
