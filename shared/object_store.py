@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
-from http import HTTPStatus
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote, unquote, urlsplit
 
 import boto3
-from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
@@ -54,7 +53,6 @@ class ObjectStore:
     def __init__(self, settings: StorageSettings, *, tries: int = 3) -> None:
         self._settings = settings
         self._config = CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": tries}))
-        self._tries = tries
         self.bucket = settings.bucket
         own = settings.access_key, settings.secret_key
         access_key, secret_key = (secret.get_secret_value() if secret else None for secret in own)
@@ -84,8 +82,6 @@ class ObjectStore:
     def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
         """Store an object and return its ETag, quotes included; after an error it may be there or not, but whole."""
         with _call("put"):
-            if isinstance(body, bytes) and (answer := self._ask("PUT", key, body, {"Content-Type": content_type})):
-                return str(answer.headers["ETag"])
             return self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)["ETag"]
 
     def get(self, key: AssetKey) -> bytes:
@@ -95,8 +91,6 @@ class ObjectStore:
             NotFound: If there is no such object.
         """
         with _call("get"):
-            if answer := self._ask("GET", key):
-                return answer.content
             return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def delete(self, key: AssetKey) -> None:
@@ -119,21 +113,6 @@ class ObjectStore:
     def location(self, key: AssetKey) -> str:
         """Return the object's address, as the clients reach it, without a signature."""
         return f"{self._public_endpoint}/{self.bucket}/{quote(key)}"
-
-    def _ask(
-        self, method: str, key: AssetKey, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> AWSResponse | None:
-        """Make a call without the client, which takes three times as long; None: let that see what is the matter."""
-        address = f"{self._client.meta.endpoint_url.rstrip('/')}/{self.bucket}/{quote(key)}"
-        request = AWSRequest(method, address, headers, body)
-        S3SigV4Auth(self._frozen, "s3", self._settings.region).add_auth(request)  # type: ignore[arg-type]
-        try:
-            answer: AWSResponse = self._client._endpoint.http_session.send(request.prepare())  # type: ignore[attr-defined]  # noqa: SLF001
-        except BotoCoreError:
-            if self._tries > 1:
-                return None
-            raise
-        return answer if answer.status_code == HTTPStatus.OK else None
 
     @property
     def _frozen(self) -> ReadOnlyCredentials | None:
