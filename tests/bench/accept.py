@@ -42,8 +42,8 @@ from tests.samples import encoded, picture
 
 BENTOML = "bentoml==1.4.39"
 ENVIRONMENT = servers.ROOT / ".venv-bench"  #: BentoML's own: it pins what we do not
-ROUND = 5.0  #: seconds
-CALLERS = 128  #: of each server process, enough that it is never without work while Valkey writes
+ROUND = 15.0  #: seconds
+CALLERS = 64  #: of each server process, enough that it is never without work while Valkey writes
 ENDLESS = 10**15  #: slots, credits, requests
 ALL = index(EVERYWHERE, JobStatus.QUEUED)
 OPEN = {
