@@ -43,7 +43,7 @@ from tests.samples import encoded, picture
 BENTOML = "bentoml==1.4.39"
 ENVIRONMENT = servers.ROOT / ".venv-bench"  #: BentoML's own: it pins what we do not
 ROUND = 15.0  #: seconds
-CALLERS = 64  #: of each server process, enough that it is never without work while Valkey writes
+CALLERS = 128  #: at a time, enough that no server process is without work while Valkey writes
 ENDLESS = 10**15  #: slots, credits, requests
 ALL = index(EVERYWHERE, JobStatus.QUEUED)
 OPEN = {
@@ -115,7 +115,7 @@ def ours(folder: Path, *, apis: int) -> Iterator[Side]:
             before = records.zcard(ALL)
             with watched(broker) as seen:
                 began = time.perf_counter()
-                load = drive(Load(urls, head.replace("{run}", str(uuid4())), wanted, CALLERS * apis, seconds))
+                load = drive(Load(urls, head.replace("{run}", str(uuid4())), wanted, CALLERS, seconds))
                 assert not load.refused, load.refused[0]
                 servers.wait_until(lambda: broker.llen(QUEUE) == len(load.latencies), 60)
                 side.note(began, load.latencies)
@@ -213,7 +213,7 @@ def used() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60, help="for each side")
-    parser.add_argument("--apis", type=int, default=1, help="processes of the API, as replicas behind a balancer")
+    parser.add_argument("--apis", type=int, default=2, help="processes of the API, as replicas behind a balancer")
     chosen = parser.parse_args()
     seconds = chosen.seconds
     rounds = max(1, round(seconds / ROUND))
