@@ -207,7 +207,8 @@ def mark_again(jobs: Iterable[JobId], now: float) -> Program[list[JobId]]:
     again = []
     for job_id in jobs:
         queued = Guard(("HGET", place(job_id), "status"), JobStatus.QUEUED)
-        if (yield from commit([queued], [("ZADD", PUBLISHED, now, job_id)])):
+        published = Bounds(("ZSCORE", PUBLISHED, job_id), least=1)
+        if (yield from commit([queued, published], [("ZADD", PUBLISHED, now, job_id)])):
             again.append(job_id)
         else:
             yield ("ZREM", PUBLISHED, job_id)

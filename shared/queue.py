@@ -37,6 +37,7 @@ CONFIGURATION: Final[dict[str, Any]] = {
         # A message that a worker took is gone from the broker: the record and the dispatcher bring a job back within
         # seconds, and kombu's own way ends the worker when the broker restarts under a running task.
         "ack_emulation": False,
+        "priority_steps": [0],  # or four lists would be looked into for each queue
         "socket_timeout": 30,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

@@ -16,7 +16,10 @@ from pydantic import (
     IPvAnyNetwork,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import Misconfigured
@@ -55,10 +58,17 @@ class StorageSettings(_Group):
     """What every object key starts with, as `development/`"""
     access_key: SecretStr | None = None
     """Access key; empty means boto3's own search (environment, instance role)"""
-    secret_key: SecretStr | None = None
+    secret_key: SecretStr | None = Field(None, validate_default=True)
     """Secret key that belongs to it"""
     link_seconds: Seconds = Field(timedelta(days=7), gt=timedelta(0), le=timedelta(days=7))
     """How long a presigned link works, in seconds"""
+
+    @field_validator("secret_key")
+    @classmethod
+    def _belongs_to_the_access_key(cls, secret: SecretStr | None, known: ValidationInfo) -> SecretStr | None:
+        if (secret is None) is not (known.data.get("access_key") is None):
+            raise PydanticCustomError("pair", "belongs to ACCESS_KEY: set both, or neither")
+        return secret
 
 
 class ApiSettings(_Group):

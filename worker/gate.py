@@ -67,7 +67,9 @@ def install(app: Celery, opened: Opened) -> None:
             hub.call_repeatedly(TOLD, parent.event_dispatcher.flush)
 
         def stop(self, parent: Any) -> None:
-            parent.event_dispatcher.flush()
+            if events := parent.event_dispatcher:
+                events.on_send_buffered = parent.on_send_event_buffered  # what ends from now on is told as it comes
+                events.flush()
 
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"polling_interval": LOOK}
     app.steps["consumer"].add(Gate)

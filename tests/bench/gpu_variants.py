@@ -114,7 +114,10 @@ def stock(bench: Bench, *, compiled: bool = False, collapsed: bool = False) -> P
 
 
 def ours(bench: Bench, attention: str = "expanded", *, compiled: bool = True, graph: bool = False) -> Prepared:
-    """The step as the worker takes it, with one of its own ways to attend or another of :data:`WAYS`."""
+    """The step as the worker takes it, with one of its own ways to attend or another of :data:`WAYS`.
+
+    With another, the last block makes the context too: 0.2 % of a step at 1 megapixel, 0.6 % at 0.25.
+    """
     weights = shipped(bench)
     like = bench.stock.proj_out.weight
     ships: Any = attention

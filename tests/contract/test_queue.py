@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ from shared.errors import Unavailable
 from shared.ids import JobId
 from shared.queue import AHEAD, QUEUE, QUEUES, TASK, Broker, make_celery
 from tests import servers
+from tests.queues import monitored
 from tests.servers import wait_until
 
 
@@ -58,20 +58,13 @@ def test_a_message_is_the_one_that_celerys_own_send_task_makes_but_for_results_t
     assert ours == theirs
 
 
-def test_monitors_hear_of_every_message_and_of_a_failure(url: str, lists: redis.Redis) -> None:
-    jobs, app = job_ids(30), make_celery(url)
-    heard: list[dict[str, Any]] = []
-    with app.connection_for_read() as connection, ThreadPoolExecutor() as pool:
-        receiver = app.events.Receiver(connection, handlers={"*": heard.append})
-        monitoring = pool.submit(receiver.capture, wakeup=False)
-        wait_until(lists.pubsub_numpat)
-        broker = Broker(url)
+def test_monitors_hear_of_every_message_and_of_a_failure(url: str) -> None:
+    jobs, broker = job_ids(30), Broker(url)
+    with monitored(url) as heard:
         broker.publish(jobs[:-1], QUEUE)
         broker.publish(jobs[-1:], AHEAD)
         broker.report_failure(jobs[0], "its worker fell silent")
         wait_until(lambda: len(heard) > len(jobs))
-        receiver.should_stop = True
-        monitoring.result()
     assert [(event["type"], event["uuid"]) for event in heard[:-1]] == [("task-sent", job) for job in jobs]
     assert [event["queue"] for event in heard[:-1]] == [QUEUE] * 29 + [AHEAD]
     assert (heard[-1]["type"], heard[-1]["uuid"]) == ("task-failed", jobs[0])

@@ -7,6 +7,7 @@ import pytest
 
 from shared.jobs import JobStatus
 from tests import servers
+from tests.queues import monitored
 from tests.servers import wait_until
 from tests.yard import Yard
 
@@ -70,6 +71,15 @@ def test_a_worker_that_must_go_finishes_what_fits_into_the_grace_period(yard: Ya
     assert worker.wait(8) == 0
     assert yard.stored(fitting).status is JobStatus.SUCCEEDED
     assert (yard.stored(unseen).status, yard.stored(unseen).attempt) == (JobStatus.QUEUED, 0)
+
+
+def test_monitors_hear_the_end_of_a_job_that_a_worker_finishes_before_it_goes(yard: Yard) -> None:
+    worker = yard.worker("one", pace=0.1, grace_seconds=10)
+    job_id = yard.accept(num_inference_steps=15)
+    yard.denoising("one")
+    with monitored(yard.environment["REDUXQ_BROKER__URL"]) as heard:
+        worker.terminate()
+        wait_until(lambda: ("task-succeeded", job_id) in [(event["type"], event.get("uuid")) for event in heard], 8)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def test_every_setting_has_a_default() -> None:
         ("REDUXQ_MODEL__PRECISION", "int8", "REDUXQ_MODEL__PRECISION: .*'bfloat16'.*, not 'int8'"),
         ("REDUXQ_STORAGE__LINK_SECONDS", "604801", "REDUXQ_STORAGE__LINK_SECONDS"),
         ("REDUXQ_RECORDS__URL", "localhost", "REDUXQ_RECORDS__URL: must look like redis://"),
+        ("REDUXQ_STORAGE__ACCESS_KEY", "key", "REDUXQ_STORAGE__SECRET_KEY: belongs to ACCESS_KEY"),
         ("REDUXQ_JOBS__LEASE_SECONDS", "soon", "REDUXQ_JOBS__LEASE_SECONDS"),
         ("REDUXQ_EGRESS__ALLOWED_NETWORKS", "10.1.0.0/16", "egress.*a list is JSON"),
         ("REDUXQ_EGRESS__ALLOWED_NETWORKS", '["10.1.0.1/16"]', "REDUXQ_EGRESS__ALLOWED_NETWORKS__0: .*'10.1.0.1/16'"),
