@@ -15,9 +15,11 @@ from threading import Thread
 
 from tests.servers import wait_until
 
-#: Makes the terminal on standard input the one whose Ctrl-C the program gets, then becomes the program.
+#: Makes the terminal on standard input the one whose Ctrl-C the program gets, then becomes the program, which heeds it
+#: even if the tests run in the background.
 AT_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
