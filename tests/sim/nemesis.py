@@ -73,6 +73,7 @@ class Nemesis:
         if process.doomed:
             process.doomed = False
             self._kill(process)
+            return
         if self.calm or not self._left or chosen.random() >= self._rate or process.name not in self.processes:
             return
         if not self.site.checks.open and process.name != "api":

@@ -55,6 +55,7 @@ class Process:
         self.on_death: list[Callable[[], None]] = []
 
     def spawn(self, name: str, work: Callable[[], None]) -> Actor:
+        assert self.alive, f"{self.name} is dead"  # nobody would ever let it go on, or away
         actor = Actor(self, f"{self.name}/{name}", work)
         self.world.actors.append(actor)
         return actor
