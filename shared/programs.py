@@ -91,7 +91,7 @@ def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
                 results[place] = stop.value
             else:
                 asked.append((place, program, step))
-                commands += step if isinstance(step, list) else [step]
+                commands += _commands(step)
         told = iter((yield commands) if asked else ())
         going = [
             (place, program, list(islice(told, len(step))) if isinstance(step, list) else next(told))
