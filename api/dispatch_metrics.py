@@ -14,10 +14,11 @@ from prometheus_client.registry import Collector
 
 from shared import backlog, dispatch_store
 from shared.backlog import Backlog
+from shared.connections import run
 from shared.dispatch_store import Figures
 from shared.errors import JobError, ReduxqError
 from shared.jobs import JobRecord, JobStatus
-from shared.programs import Program, run, together
+from shared.programs import Program, together
 from shared.settings import Settings
 from shared.startup import require_durable
 

@@ -31,6 +31,7 @@ from shared import backlog, dispatch_store, presence, transitions
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import follow_in_background
+from shared.connections import connect, run
 from shared.dispatch_store import UnderWay
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
@@ -42,7 +43,7 @@ from shared.log import about
 from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.presence import WorkerLife
-from shared.programs import Program, T, connect, run, together
+from shared.programs import Program, T, together
 from shared.queue import AHEAD, QUEUE, QUEUES, Broker
 from shared.settings import Settings
 from shared.startup import start

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse
 from api.dependencies import services_of
 from api.services import Services
 from shared import dispatch_store
-from shared.programs import Program, connect_async, together
+from shared.connections import connect_async
+from shared.programs import Program, together
 from shared.startup import require_durable
 
 log = structlog.get_logger(__name__)

@@ -11,11 +11,12 @@ from anyio import CapacityLimiter, to_thread
 from api.waiting import Completions
 from shared.clock import Clock
 from shared.completions import BLOCK
+from shared.connections import AsyncClient, connect_async, connect_shared, run_async
 from shared.egress import Egress
 from shared.job_store import JobStore
 from shared.keys import ApiKey
 from shared.object_store import ObjectStore
-from shared.programs import AsyncClient, Program, T, connect_async, connect_shared, run_async
+from shared.programs import Program, T
 from shared.settings import Settings
 
 FETCHES: Final = 8  #: images fetched from elsewhere at the same time; the storage keeps 32 of anyio's 40 threads

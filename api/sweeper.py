@@ -16,12 +16,13 @@ import structlog
 from shared import assets, batch_store, dispatch_store, presence, transitions
 from shared.assets import Asset
 from shared.clock import Clock
+from shared.connections import run
 from shared.errors import ReduxqError, Unavailable
 from shared.ids import AssetKey, BatchId, JobId
 from shared.job_store import JobStore
 from shared.jobs import TERMINAL, JobRecord
 from shared.object_store import ObjectStore
-from shared.programs import Command, Program, T, commit, run
+from shared.programs import Command, Program, T, commit
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)

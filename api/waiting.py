@@ -10,8 +10,8 @@ import redis.asyncio
 import structlog
 
 from shared.completions import PAUSE, endings_after
+from shared.connections import run_async
 from shared.ids import JobId
-from shared.programs import run_async
 
 log = structlog.get_logger(__name__)
 

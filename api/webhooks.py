@@ -20,13 +20,14 @@ from api.batch_view import batch_answer
 from api.onemin_view import ai_record, instant
 from shared import batch_store, dispatch_store, transitions
 from shared.clock import Clock
+from shared.connections import run
 from shared.egress import Egress
 from shared.errors import EgressFailed, EgressRefused, EgressUnavailable, Unavailable
 from shared.ids import BatchId, JobId, TeamId
 from shared.job_store import JobStore
 from shared.jobs import AnyEvent, BatchEvent, Call, Delivery, Told, WebhookEvent
 from shared.object_store import ObjectStore
-from shared.programs import Program, run
+from shared.programs import Program
 from shared.settings import Settings
 from shared.teams import get_user, webhook_secret
 from shared.transitions import Subject

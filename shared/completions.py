@@ -9,9 +9,10 @@ import redis
 import structlog
 
 from shared.clock import Clock
+from shared.connections import connect, run
 from shared.ids import JobId
 from shared.job_index import COMPLETIONS
-from shared.programs import Program, connect, run
+from shared.programs import Program
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)

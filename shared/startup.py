@@ -8,9 +8,10 @@ from typing import Final
 import structlog
 
 from shared.clock import Clock
+from shared.connections import connect, run
 from shared.errors import Misconfigured, RecordsUnavailable, ReduxqError
 from shared.log import configure_logging
-from shared.programs import Program, connect, run
+from shared.programs import Program
 from shared.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)

@@ -7,13 +7,13 @@ from typing import Any
 import redis
 
 from shared.clock import Clock
+from shared.connections import run
 from shared.errors import NotFound
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord
 from shared.object_store import ObjectStore
 from shared.presence import WorkerLife
-from shared.programs import run
 from shared.settings import Settings
 from shared.transitions import Transition
 from tests.models import ChosenScores, PacedModel

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import redis
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord
 from shared.keys import check_key
-from shared.programs import run
 from shared.progress import Progress
 from shared.transitions import claim, finish
 from tests.samples import MODEL, record, variations_of

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from shared.connections import connect
 from shared.object_store import ObjectStore
-from shared.programs import connect
 from shared.settings import StorageSettings
 from tests import servers
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from shared.connections import run
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.samples import encoded, picture
 from tests.servers import wait_until

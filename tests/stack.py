@@ -13,9 +13,9 @@ import httpx
 import redis
 from pydantic import SecretStr
 
+from shared.connections import connect, run
 from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from shared.settings import StorageSettings
 from tests.servers import process, wait_until
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
-from shared.programs import Program, run_async
+from shared.connections import run_async
+from shared.programs import Program
 from tests.memory import connect_async
 
 

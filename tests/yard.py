@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shared.connections import run
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
-from shared.programs import run
 from shared.transitions import cancel
 from tests import servers
 from tests.ground import Ground

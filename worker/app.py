@@ -16,13 +16,13 @@ from celery.concurrency import get_implementation
 from shared import queue
 from shared.clock import Clock
 from shared.completions import follow_in_background
+from shared.connections import connect, run
 from shared.errors import ShuttingDown
 from shared.heartbeat import heartbeat
 from shared.job_store import JobStore
 from shared.jobs import ModelIdentity
 from shared.object_store import ObjectStore
 from shared.presence import WorkerLife
-from shared.programs import connect, run
 from shared.settings import Settings
 from worker import gate
 from worker.broker import SteadyConnection

@@ -11,12 +11,13 @@ import redis
 import structlog
 
 from shared.clock import Clock
+from shared.connections import run
 from shared.errors import LeaseLost, ReduxqError
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, Lane
 from shared.presence import WorkerLife, announce_worker, retire_worker
-from shared.programs import Program, run
+from shared.programs import Program
 from shared.progress import Progress
 
 log = structlog.get_logger(__name__)

@@ -7,9 +7,9 @@ from typing import Any, Final
 import httpx
 
 from reduxq.local.parts import Plan
+from shared.connections import connect, run
 from shared.errors import RecordsUnavailable
 from shared.presence import leader
-from shared.programs import connect, run
 
 TIMEOUT: Final = 2.0  #: seconds for one question
 

@@ -11,10 +11,10 @@ from reduxq.local import parts, readiness
 from reduxq.local.folder import DataFolder
 from reduxq.local.ports import draw_ports, require_free
 from reduxq.local.supervisor import Supervisor
+from shared.connections import connect, run
 from shared.errors import Unauthorized
 from shared.keys import check_key, create_key
 from shared.presence import living_workers, retire_worker
-from shared.programs import connect, run
 from shared.settings import load_settings
 
 OWNER: Final = "local"  #: team and user of the stack's own key

@@ -15,12 +15,13 @@ from reduxq.cli.telling import JsonOption, say
 from reduxq.operating.records import DataOption, Told, print_found, records_of, run_there
 from shared import transitions
 from shared.clock import Clock
+from shared.connections import run
 from shared.errors import IllegalTransition, InsufficientCredits, NotFound, UnreadableRecord
 from shared.ids import JobId
 from shared.job_index import EVERYWHERE, Cursor, lease_place, team_scope
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, WebhookEvent
-from shared.programs import Program, run
+from shared.programs import Program
 from shared.teams import get_team, list_teams
 from shared.transitions import Transition
 

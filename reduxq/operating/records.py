@@ -11,7 +11,8 @@ from rich.table import Table
 
 from reduxq.cli.telling import say
 from reduxq.local.folder import read_stack
-from shared.programs import Program, connect, run
+from shared.connections import connect, run
+from shared.programs import Program
 from shared.settings import load_settings
 
 T = TypeVar("T")

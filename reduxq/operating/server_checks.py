@@ -15,12 +15,12 @@ import redis
 from pydantic import SecretStr
 
 from reduxq.operating.findings import Check, Finding, Level, Site, judge
+from shared.connections import connect, run
 from shared.dispatch_store import figures
 from shared.errors import StorageUnavailable
 from shared.ids import AssetKey
 from shared.object_store import ObjectStore
 from shared.presence import living_workers
-from shared.programs import connect, run
 from shared.queue import QUEUES
 
 OLDEST: Final = (7, 2)  #: Redis version with WAITAOF; Valkey tells the one that it is compatible with

@@ -30,10 +30,10 @@ import redis
 from celery import Celery
 
 from shared import presence
+from shared.connections import run
 from shared.job_index import EVERYWHERE, index
 from shared.jobs import JobStatus
 from shared.keys import create_key
-from shared.programs import run
 from shared.queue import QUEUE, TASK
 from tests import servers
 from tests.bench.load import Load, drive

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import psutil
 
+from shared.connections import run
 from shared.jobs import JobStatus
 from shared.keys import create_key
-from shared.programs import run
 from tests.mill import Mill
 from tests.samples import encoded, picture
 from tests.servers import wait_until

@@ -14,9 +14,9 @@ import httpx
 import psutil
 from pydantic import SecretStr
 
+from shared.connections import connect, run
 from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from shared.settings import StorageSettings
 from tests import servers
 from tests.samples import encoded, picture

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from shared.connections import run
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.bench.gpu_models import Scale
 from tests.ground import Ground

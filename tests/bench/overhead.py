@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import httpx
 from celery import Celery
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.jobs import JobRecord
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.bench.accept import used
 from tests.bench.busy import Span, spans_in

@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import redis
 
+from shared.connections import run
 from shared.job_store import JobStore
 from shared.jobs import JobRecord
 from shared.keys import create_key
-from shared.programs import Program, run, together
+from shared.programs import Program, together
 from shared.teams import list_teams
 from shared.transitions import finish
 from tests import servers

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import httpx
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.jobs import JobStatus
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.samples import encoded, picture
 from tests.stack import feature, upload

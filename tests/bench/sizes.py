@@ -20,10 +20,10 @@ import httpx
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.connections import run
 from shared.job_index import EVERYWHERE, index
 from shared.jobs import JobStatus
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.bench.accept import OPEN
 from tests.samples import encoded, picture

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from shared.connections import run
 from shared.errors import ModelFailed, ReduxqError, SourceUnusable
 from shared.jobs import Flagged, JobRecord
 from shared.keys import check_key, create_key, revoke_key
-from shared.programs import run
 from shared.transitions import fail, finish
 from tests.browser.conftest import Visitor, enter
 from tests.driven import Driven

@@ -11,10 +11,10 @@ import httpx
 from shared import batch_store
 from shared.batch_store import ENDED, LIVING, Entry
 from shared.batches import STATES
+from shared.connections import run
 from shared.ids import BatchId, JobId
 from shared.job_index import COMPLETIONS
 from shared.jobs import JobStatus
-from shared.programs import run
 from tests.chaos.side import Outcome, Side
 from tests.faults.town import Town
 

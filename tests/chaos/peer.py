@@ -8,9 +8,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from shared.connections import connect
 from shared.errors import NotFound
 from shared.ids import AssetKey
-from shared.programs import connect
 from tests.chaos import PUBLISHED, SOURCE
 from tests.chaos.side import Outcome, Side
 from tests.faults.crew import Crew

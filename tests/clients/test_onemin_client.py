@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from shared.programs import run
+from shared.connections import run
 from shared.teams import set_credit
 from tests.clients.conftest import Call
 from tests.clients.tls_proxy import TlsProxy

@@ -14,7 +14,7 @@ import openai
 import pytest
 from PIL import Image
 
-from shared.programs import run
+from shared.connections import run
 from shared.teams import set_credit
 from tests.clients.conftest import Call
 from tests.stack import Stack

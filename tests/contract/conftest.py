@@ -11,7 +11,7 @@ import redis
 from api.dispatcher import Dispatcher
 from shared import presence
 from shared.clock import Clock
-from shared.programs import run
+from shared.connections import run
 from shared.queue import Broker
 from tests import memory, queues, servers
 from tests.contract import rounds

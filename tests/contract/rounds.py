@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import redis
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord
-from shared.programs import run
 from shared.settings import DispatcherSettings, JobsSettings, Settings
 from tests.samples import record, start
 

@@ -13,6 +13,7 @@ from api.sweeper import Sweeper
 from shared import batch_intake, batch_store
 from shared.batch_intake import Staged
 from shared.batches import STATES, Batch, Line, Lot
+from shared.connections import run
 from shared.errors import (
     IdempotencyKeyReused,
     IllegalTransition,
@@ -29,7 +30,6 @@ from shared.job_store import JobStore
 from shared.jobs import BatchEvent, Failure, Item, JobRecord, JobStatus, Webhook
 from shared.keys import ApiKey
 from shared.object_store import ObjectStore
-from shared.programs import run
 from shared.settings import Settings, TeamsSettings
 from shared.transitions import cancel, erase, fail, finish, hand_back, retry
 from tests.contract.test_sweeper import Later

@@ -11,11 +11,11 @@ import redis
 from api.dispatcher import Dispatcher
 from shared import dispatch_store, presence
 from shared.clock import Clock
+from shared.connections import connect, run
 from shared.ids import JobId, TeamId
 from shared.job_index import Queue
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
-from shared.programs import connect, run
 from shared.queue import QUEUE, Broker
 from shared.transitions import cancel, fail_attempt, finish
 from tests import queues

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.connections import connect, run
 from shared.errors import Misconfigured, RecordsUnavailable
-from shared.programs import connect, run
 from shared.startup import require_durable
 from tests import servers
 

@@ -13,9 +13,9 @@ from shared import batch_intake, batch_store
 from shared.batch_intake import Staged
 from shared.batch_store import Entry
 from shared.batches import STATES, Line
+from shared.connections import run
 from shared.ids import BatchId
 from shared.object_store import ObjectStore
-from shared.programs import run
 from shared.settings import EgressSettings, RecordsSettings, Settings, StorageSettings
 from tests.contract.test_batches import LIMITS, batch
 from tests.samples import encoded, picture

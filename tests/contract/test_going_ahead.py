@@ -9,9 +9,9 @@ import redis
 
 from api.dispatcher import Dispatcher
 from shared import presence
+from shared.connections import connect, run
 from shared.ids import JobId
 from shared.jobs import JobStatus, Lane
-from shared.programs import connect, run
 from shared.progress import Progress
 from shared.queue import AHEAD, QUEUE, Broker
 from shared.transitions import cancel

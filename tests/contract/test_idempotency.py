@@ -5,11 +5,11 @@ import redis
 
 from shared import assets
 from shared.assets import Asset
+from shared.connections import run
 from shared.errors import IdempotencyKeyReused, InsufficientCredits
 from shared.idempotency import Once, fingerprint, keyed, retried
 from shared.ids import AssetKey, KeyId, TeamId, UserId
 from shared.job_store import JobStore
-from shared.programs import run
 from shared.teams import get_team
 from tests.queues import queued_jobs
 from tests.samples import NOW, PRICE, fund, record

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import redis
 
+from shared.connections import run
 from shared.errors import InsufficientCredits, ModelFailed
 from shared.ids import JobId
 from shared.job_index import COMPLETIONS, DELIVERIES, EXPIRING
 from shared.job_store import JobStore
 from shared.jobs import Call, JobRecord, Webhook, WebhookEvent
-from shared.programs import run
 from shared.transitions import Transition, delivered, erase, expire, fail, finish, hand_back, redeliver, retry
 from tests.samples import MODEL, NOW, PRICE, fund, record, start, variations_of
 

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from shared import assets, dispatch_store, presence
+from shared.connections import run, run_async
 from shared.dispatch_store import Shares
 from shared.errors import LeaseLost, ModelFailed, NotFound, RecordsUnavailable
 from shared.ids import JobId, TeamId
@@ -18,7 +19,7 @@ from shared.job_index import COMPLETIONS
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.presence import WorkerLife
-from shared.programs import Program, run, run_async
+from shared.programs import Program
 from shared.progress import Progress
 from shared.transitions import cancel, fail, fail_attempt, finish, hand_back
 from tests import queues

@@ -4,10 +4,10 @@ from time import sleep
 import pytest
 import redis
 
+from shared.connections import run
 from shared.errors import InvalidRequest, NotFound, Unauthorized
 from shared.ids import KeyId
 from shared.keys import check_key, create_key, list_keys, revoke_key, rotate_key
-from shared.programs import run
 
 SOON = timedelta(seconds=0.4)
 

@@ -4,11 +4,12 @@ from zlib import crc32
 import pytest
 import redis
 
+from shared.connections import run
 from shared.errors import TooManyRequests, Unauthorized
 from shared.ids import KeyId
 from shared.keys import ApiKey, check_key, create_key, revoke_key
 from shared.limits import REMEMBERED, Rate, admit
-from shared.programs import Program, commit, run
+from shared.programs import Program, commit
 from tests.together import run_together
 
 KEY, OTHER = KeyId("one"), KeyId("two")

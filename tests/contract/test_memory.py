@@ -7,7 +7,8 @@ import redis
 from redis.exceptions import ResponseError
 
 from shared.clock import Clock
-from shared.programs import Bounds, Guard, commit, run
+from shared.connections import run
+from shared.programs import Bounds, Guard, commit
 from tests.memory.clients import MemoryRedis
 from tests.memory.server import MemoryServer
 

@@ -21,6 +21,7 @@ from shared import backlog, presence
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import BLOCK, follow_endings
+from shared.connections import connect, run
 from shared.errors import Misconfigured, NotFound, SourceUnusable
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
@@ -28,7 +29,6 @@ from shared.jobs import JobRecord, JobStatus
 from shared.metrics import serve
 from shared.object_store import ObjectStore
 from shared.presence import WorkerLife
-from shared.programs import connect, run
 from shared.queue import QUEUE, Broker
 from shared.settings import DispatcherSettings, JobsSettings, RecordsSettings, Settings, StorageSettings
 from shared.transitions import cancel, fail, finish

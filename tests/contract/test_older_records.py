@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from api.dispatcher import Dispatcher
 from shared import dispatch_store, presence
 from shared.clock import Clock
+from shared.connections import run
 from shared.ids import TeamId
 from shared.job_index import COMPLETIONS, Queue, accepted_us
 from shared.job_store import JobStore
 from shared.jobs import SCHEMA, JobRecord, JobStatus, Lane
-from shared.programs import run
 from shared.queue import Broker
 from shared.settings import Settings
 from shared.transitions import erase, finish

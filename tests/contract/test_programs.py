@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
+from shared.connections import LINES, AsyncClient, connect, connect_async, connect_shared, run, run_async
 from shared.errors import RecordsUnavailable
-from shared.programs import (
-    LINES,
-    AsyncClient,
-    Program,
-    Step,
-    connect,
-    connect_async,
-    connect_shared,
-    run,
-    run_async,
-    together,
-)
+from shared.programs import Program, Step, together
 from tests import servers
 
 Runner = Callable[[str, Program[Any]], Any]

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from shared.connections import run
 from shared.errors import ModelFailed
 from shared.ids import AssetKey, JobId
 from shared.images import Picture, read_source
 from shared.jobs import Flagged, JobStatus
 from shared.presence import WorkerLife, living_workers
-from shared.programs import run
 from tests.desk import CHECKED, STORE, Desk
 from tests.models import Steps, seed_of
 from tests.samples import MODEL, PRICE

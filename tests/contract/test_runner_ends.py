@@ -15,6 +15,7 @@ import redis
 from shared.assets import ORPHANED
 from shared.clock import Clock
 from shared.completions import BLOCK, follow_endings
+from shared.connections import connect, run
 from shared.errors import (
     LeaseLost,
     Misconfigured,
@@ -28,7 +29,6 @@ from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
 from shared.presence import living_workers
-from shared.programs import connect, run
 from shared.settings import JobsSettings, Settings, WorkerSettings
 from shared.transitions import Transition, cancel, fail_attempt
 from tests.desk import STORE, Desk

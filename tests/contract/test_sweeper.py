@@ -10,13 +10,13 @@ from api.sweeper import Sweeper
 from shared import assets
 from shared.assets import Asset
 from shared.clock import Clock
+from shared.connections import run
 from shared.errors import IllegalTransition, Misconfigured, NotFound
 from shared.idempotency import keyed
 from shared.ids import AssetKey, TeamId, UserId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus
 from shared.object_store import ObjectStore
-from shared.programs import run
 from shared.settings import Settings
 from shared.transitions import cancel, claim, fail_attempt, finish
 from tests.samples import MODEL, NOW, record, start, variations_of

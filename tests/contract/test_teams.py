@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import redis
 
+from shared.connections import run
 from shared.errors import InsufficientCredits, InvalidRequest, ModelFailed, NotFound, TooManyRequests
 from shared.ids import TeamId, UserId
 from shared.job_store import JobStore
 from shared.jobs import Flagged, JobRecord
-from shared.programs import run
 from shared.teams import (
     STARTING_CREDIT,
     TeamUser,

@@ -26,13 +26,13 @@ from shared import batch_intake, batch_store
 from shared.batch_intake import Staged
 from shared.batches import Batch, Line
 from shared.clock import Clock
+from shared.connections import run
 from shared.egress import Egress
 from shared.ids import BatchId, JobId, KeyId
 from shared.job_store import JobStore
 from shared.jobs import BatchEvent, Delivery, Failure, JobRecord, Webhook, WebhookEvent
 from shared.keys import ApiKey
 from shared.object_store import ObjectStore
-from shared.programs import run
 from shared.settings import EgressSettings, Settings, StorageSettings, TeamsSettings
 from shared.teams import TeamUser, ensure_user, get_user, webhook_secret, webhook_secret_of
 from shared.transitions import cancel, erase, finish, redeliver

@@ -9,13 +9,13 @@ from typing import Any
 import redis
 from PIL import Image
 
+from shared.connections import run
 from shared.errors import NotFound
 from shared.ids import JobId
 from shared.job_index import EVERYWHERE, index
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Variation
 from shared.object_store import ObjectStore
-from shared.programs import run
 from tests.models import seed_of
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.connections import run
 from shared.job_index import EVERYWHERE, index
 from shared.jobs import JobStatus
-from shared.programs import run
 from shared.teams import STARTING_CREDIT, list_teams
 from tests.faults.tally import stored_jobs
 from tests.faults.town import QUICK, Town

@@ -12,11 +12,11 @@ import httpx
 import pytest
 from ptrace.debugger import PtraceProcess
 
+from shared.connections import connect, run
 from shared.ids import JobId
 from shared.jobs import JobStatus
 from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from tests import servers
 from tests.faults.town import Town
 from tests.faults.tracing import synced_next, traced

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from shared import dispatch_store
+from shared.connections import connect, run
 from shared.ids import JobId
 from shared.jobs import JobRecord, JobStatus
-from shared.programs import connect, run
 from shared.queue import Broker
 from tests import servers
 from tests.faults.town import Town

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.jobs import JobStatus
 from shared.keys import create_key, list_keys
-from shared.programs import run
 from tests import servers
 from tests.faults.tally import stored_jobs
 from tests.faults.town import Town

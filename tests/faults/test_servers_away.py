@@ -18,12 +18,12 @@ import pytest
 import redis
 
 from shared import presence
+from shared.connections import connect, run
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobStatus
 from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from shared.queue import QUEUE
 from shared.transitions import finish
 from tests import queues, servers

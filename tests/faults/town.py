@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import httpx
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.job_index import COMPLETIONS
 from shared.jobs import JobRecord
 from shared.keys import create_key
-from shared.programs import run
 from shared.teams import STARTING_CREDIT, list_teams
 from tests import servers
 from tests.faults.crew import Crew

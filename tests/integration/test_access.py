@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.connections import run
 from shared.keys import _with_checksum, create_key, revoke_key
-from shared.programs import run
 from tests.samples import encoded, picture
 from tests.stack import Stack, feature, upload
 

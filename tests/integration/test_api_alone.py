@@ -18,13 +18,13 @@ import trustme
 
 from shared import assets
 from shared.assets import Asset
+from shared.connections import run
 from shared.errors import NotFound
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import Flagged, JobRecord
 from shared.keys import check_key, create_key, revoke_key
 from shared.object_store import ObjectStore
-from shared.programs import run
 from shared.transitions import finish
 from tests import queues, servers
 from tests.samples import MODEL, NOW, encoded, picture, start, variations_of

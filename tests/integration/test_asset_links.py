@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
+from shared.connections import run
 from shared.keys import create_key
-from shared.programs import run
 from tests.driven import Driven
 from tests.samples import encoded, picture
 from tests.stack import upload

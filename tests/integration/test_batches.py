@@ -13,8 +13,8 @@ import psutil
 import pytest
 import trustme
 
+from shared.connections import run
 from shared.keys import create_key
-from shared.programs import run
 from tests.hostile import scan_bomb
 from tests.mill import Mill, batch_of, results
 from tests.servers import wait_until

@@ -24,10 +24,10 @@ from reduxq.operating.findings import Level, Site
 from reduxq.operating.main import app
 from reduxq.operating.server_checks import CHECKS, SKEWED
 from shared.clock import Clock
+from shared.connections import run
 from shared.errors import Misconfigured
 from shared.object_store import ObjectStore
 from shared.presence import WorkerLife, announce_worker, lead
-from shared.programs import run
 from shared.settings import BrokerSettings, RecordsSettings, Settings, StorageSettings
 from tests.servers import free_port
 from tests.stack import Stack

@@ -3,10 +3,10 @@
 import time
 from typing import NamedTuple
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.job_store import Report
 from shared.jobs import JobStatus
-from shared.programs import run
 from tests import queues
 from tests.servers import wait_until
 from tests.yard import STORE, Yard

@@ -21,10 +21,10 @@ import api.events
 from api.app import create_app
 from shared import backlog
 from shared.backlog import Backlog
+from shared.connections import connect, run
 from shared.ids import JobId
 from shared.keys import check_key, create_key, revoke_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from shared.settings import Settings
 from tests import servers
 from tests.driven import Driven

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import httpx
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.job_store import JobStore
-from shared.programs import run
 from shared.queue import QUEUE, Broker
 from shared.settings import Settings
 from tests import servers

@@ -19,9 +19,9 @@ import redis
 from pydantic import SecretStr
 
 from api.decoding import PATIENCE
+from shared.connections import connect, run
 from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from shared.settings import StorageSettings
 from tests import servers
 from tests.hostile import scan_bomb, uploads

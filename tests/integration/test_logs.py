@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 
+from shared.connections import run
 from shared.ids import JobId
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.samples import encoded, picture
 from tests.servers import wait_until

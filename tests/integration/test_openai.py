@@ -9,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from shared.programs import run
+from shared.connections import run
 from shared.teams import set_credit
 from tests.samples import encoded, picture
 from tests.stack import Stack, result

@@ -26,13 +26,13 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import create_app
 from shared import batch_store
+from shared.connections import connect, run
 from shared.errors import IllegalTransition, LeaseLost
 from shared.ids import AssetKey, JobId
 from shared.job_store import JobStore
 from shared.jobs import Flagged, JobRecord, Variation
 from shared.keys import create_key
 from shared.object_store import ObjectStore
-from shared.programs import connect, run
 from shared.settings import Settings
 from shared.transitions import claim, finish
 from tests import queues, servers

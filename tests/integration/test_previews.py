@@ -4,9 +4,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.connections import run
 from shared.ids import JobId, TeamId
 from shared.jobs import JobRecord, JobStatus, Lane
-from shared.programs import run
 from shared.queue import QUEUES, make_celery
 from tests.samples import record
 from tests.yard import STORE, Yard

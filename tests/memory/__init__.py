@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import redis
 import redis.asyncio
 
-from shared import programs
+from shared import connections
 from shared.clock import Clock
 from tests.memory.clients import AsyncMemoryRedis, MemoryRedis
 from tests.memory.server import MemoryServer
@@ -51,9 +51,9 @@ def server() -> Iterator[str]:
 
 def connect(url: str) -> redis.Redis:
     """Return a client of a server in memory, or of a real one."""
-    return MemoryRedis(SERVERS[url].execute) if url in SERVERS else programs.connect(url)
+    return MemoryRedis(SERVERS[url].execute) if url in SERVERS else connections.connect(url)
 
 
 def connect_async(url: str) -> "redis.asyncio.Redis":
     """As :func:`connect`, for an event loop."""
-    return AsyncMemoryRedis(SERVERS[url].execute) if url in SERVERS else programs.connect_async(url)
+    return AsyncMemoryRedis(SERVERS[url].execute) if url in SERVERS else connections.connect_async(url)

@@ -17,9 +17,9 @@ import httpx
 import pytest
 import yaml
 
+from shared.connections import run
 from shared.jobs import JobStatus
 from shared.keys import create_key
-from shared.programs import run
 from tests import servers
 from tests.ops.debian import program
 from tests.ops.files import NAME, OPS, alerts, queries

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from api.sweeper import Sweeper
 from shared.assets import Asset, keep
-from shared.programs import commit, run
+from shared.connections import run
+from shared.programs import commit
 from shared.settings import DispatcherSettings, JobsSettings, Settings, WorkerSettings
 from tests.memory.clients import MemoryRedis
 from tests.samples import fund

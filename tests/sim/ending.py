@@ -9,12 +9,12 @@ from shared import batch_store
 from shared.assets import STORED
 from shared.backlog import WORKER_SPEED
 from shared.batches import STATES, Batch, batch_place, places
+from shared.connections import run
 from shared.dispatch_store import SHARES
 from shared.errors import Canceled, ContentFlagged, DeadlineExceeded, TooManyAttempts
 from shared.ids import BatchId, JobId
 from shared.job_index import BACKLOG, COMPLETIONS, DOORBELL, accepted_us, index, place, scopes
 from shared.jobs import BatchEvent, JobRecord, WebhookEvent
-from shared.programs import run
 from shared.webhooks import message_id
 from tests.memory.clients import MemoryRedis
 from tests.memory.values import SortedSet

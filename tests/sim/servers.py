@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from shared.connections import SOCKET_TIMEOUT
 from shared.errors import EgressFailed, StorageUnavailable, Unavailable
 from shared.ids import AssetKey, JobId
-from shared.programs import SOCKET_TIMEOUT
 from shared.queue import QUEUES
 from tests.memory.objects import MemoryObjects
 from tests.memory.server import MemoryServer

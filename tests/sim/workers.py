@@ -8,13 +8,13 @@ from typing import Any, Final, cast
 from PIL import Image
 
 from shared.completions import follow_endings
+from shared.connections import run
 from shared.errors import ShuttingDown
 from shared.ids import JobId
 from shared.images import Source
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, ModelIdentity, Recipe
 from shared.presence import WorkerLife
-from shared.programs import run
 from shared.queue import AHEAD, QUEUE
 from shared.transitions import Transition
 from tests.sim.actors import Site

@@ -10,11 +10,11 @@ import redis
 from typer.testing import CliRunner, Result
 
 from reduxq.operating.main import app, main
+from shared.connections import run
 from shared.errors import ModelFailed
 from shared.ids import JobId
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, Webhook, WebhookEvent
-from shared.programs import run
 from shared.progress import Progress
 from shared.teams import TeamUser, ensure_user, set_credit
 from shared.transitions import fail
