@@ -8,13 +8,12 @@ lead acts. Whatever it forgets at a crash it reads again from the records.
 import math
 import signal
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from statistics import fmean
 from threading import Event, Thread
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import redis
@@ -23,6 +22,7 @@ from prometheus_client import REGISTRY
 
 from api import dispatch_metrics
 from api.batch_feeder import Feeder
+from api.dispatch_look import Look, look
 from api.dispatch_metrics import Standing
 from api.dispatch_policy import Busy, Room, choose, window
 from api.sweeper import Sweeper
@@ -32,7 +32,6 @@ from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.completions import follow_in_background
 from shared.connections import connect, run
-from shared.dispatch_store import UnderWay
 from shared.egress import Egress
 from shared.errors import RecordsUnavailable, Unavailable
 from shared.heartbeat import heartbeat
@@ -42,7 +41,6 @@ from shared.jobs import JobRecord, JobStatus
 from shared.log import about
 from shared.metrics import serve
 from shared.object_store import ObjectStore
-from shared.presence import WorkerLife
 from shared.programs import Program, T, together
 from shared.queue import AHEAD, QUEUE, QUEUES, Broker
 from shared.settings import Settings
@@ -81,13 +79,13 @@ class Dispatcher:
 
     def run(self, stop: Event) -> None:
         """Work until told to stop; whatever goes wrong in one round is tried again in the next."""
+        leads = False
         while not stop.is_set():
+            wait, leads = ROUND if leads else None, False
             try:
-                if self.round():
-                    self._clock.wait(stop, GATHER if self._sent >= RUSH else 0)
-                    self._run(dispatch_store.wait_for_ring(ROUND))
-                else:
-                    self._clock.wait(stop, ROUND.total_seconds())  # the doorbell is the leader's
+                leads = self.round(wait)
+                rest = GATHER if self._sent >= RUSH else 0
+                self._clock.wait(stop, rest if leads else ROUND.total_seconds())  # the doorbell is the leader's
             except Unavailable as error:
                 log.warning("waiting for a server", error=error.message)
                 self._clock.wait(stop, PAUSE)
@@ -97,8 +95,12 @@ class Dispatcher:
         with suppress(Unavailable):
             self._run(presence.step_down(self.name))
 
-    def round(self) -> bool:
-        """Do once all there is to do, if this dispatcher leads; return whether it does."""
+    def round(self, wait: timedelta | None = None) -> bool:
+        """Do once all there is to do, if this dispatcher leads; return whether it does.
+
+        Args:
+            wait: Begin when somebody rings, or after so long; None: at once.
+        """
         self._sent = 0
         try:
             if not self._leads():
@@ -106,23 +108,17 @@ class Dispatcher:
                 return False
             now = self._clock.now()
             patience = self._settings.dispatcher.republish_seconds
-            look: list[Program[Any]] = [
-                dispatch_store.overdue(patience, BATCH),
-                dispatch_store.server_run(),
-                # In this order a job that is claimed in between counts twice, and never not at all.
-                dispatch_store.published_count(),
-                self._store.running(),
-                presence.living_workers(),
-                dispatch_store.expiring(now, BATCH),
-            ]
-            (at, overdue), server_run, under_way, (running, lost), lives, late = self._run(together(look))
-            if self._leases_can_be_trusted(server_run):
-                self._take_back_lost_jobs(lost)
-            self._end_late_jobs(late, now)
+            seen = self._run(look(self._store, wait=wait, patience=patience, now=now, limit=BATCH))
+            if self._leases_can_be_trusted(seen.server_run):
+                self._take_back_lost_jobs(seen.lost)
+            self._end_late_jobs(seen.late, now)
             self._repair()
-            self._publish(lives.values(), under_way, running)
-            if overdue:
-                self._publish_again(overdue, at, QUEUES if any(life.ahead for life in lives.values()) else (QUEUE,))
+            state = seen.standing
+            self._tell(state, seen.running)
+            if seen.queued > seen.published:
+                self._publish(seen, state)
+            if seen.overdue:
+                self._publish_again(seen)
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -192,54 +188,38 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self, overdue: Sequence[JobId], now: float, queues: Collection[str]) -> None:
+    def _publish_again(self, seen: Look) -> None:
         """Send the messages again that were sent a while ago and that no worker has, nor one of the queues they ask."""
+        queues = QUEUES if any(life.ahead for life in seen.lives.values()) else (QUEUE,)
         there = self._broker.waiting(queues)
-        lost = [job_id for job_id in overdue if job_id not in there]
-        look = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
-        whole = [record.id for record in self._run(together(look)) if record]
-        again = self._run(dispatch_store.mark_again(whole, now))
+        lost = [job_id for job_id in seen.overdue if job_id not in there]
+        asked = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
+        whole = [record.id for record in self._run(together(asked)) if record]
+        again = self._run(dispatch_store.mark_again(whole, seen.at))
         ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
         self._send(again, ahead, again=True)
         dispatch_metrics.REPUBLISHED.inc(len(again))
 
-    def _publish(self, lives: Collection[WorkerLife], under_way: int, running: list[JobId]) -> None:
-        speeds = [life.speed for life in lives if life.speed]
-        speed = fmean(speeds) * len(lives) if speeds else 0.0  # who has run no job yet is as fast as the others
-        state = Backlog(
-            published=under_way,
-            running=len(running),  # those of dead workers take nobody's room
-            workers=len(lives),
-            slots=sum(life.slots for life in lives),
-            speed=speed,
-        )
-        self._tell(state, running)
+    def _publish(self, seen: Look, state: Backlog) -> None:
         rules = self._settings.dispatcher
-        workers = Room(state.slots, sum(life.ahead for life in lives))
-        heads: list[Program[Any]] = [
-            dispatch_store.backlog(),
-            dispatch_store.shares(),
-            dispatch_store.server_seconds(),
-            *([dispatch_store.under_way(running)] if workers.ahead else []),
-        ]
-        queued, shares, now, *told = self._run(together(heads))
-        busy: list[UnderWay] = told[0] if told else []
+        workers = Room(state.slots, sum(life.ahead for life in seen.lives.values()))
+        busy = self._run(dispatch_store.under_way(seen.running)) if workers.ahead else []
         ahead = sum(job.ahead for job in busy)
-        others = under_way + len(running) - ahead
+        others = state.published + state.running - ahead
         free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)
         room = free._replace(slots=min(free.slots, BATCH))
         if room.slots or room.ahead:
-            waiting = self._run(dispatch_store.waiting(queued, room.slots + room.ahead + 1))
+            waiting = self._run(dispatch_store.waiting(seen.queues, room.slots + room.ahead + 1))
             plan = choose(
                 waiting,
-                shares,
+                seen.shares,
                 room=room,
                 now_us=int(self._clock.now().timestamp() * 1e6),
                 ageing=rules.ageing_seconds,
-                busy=Busy(busy, speed / max(1, len(lives)), len(lives)),
+                busy=Busy(busy, state.speed_of_one, state.workers),
             )
             # Marked first: a claim removes the mark, and must find it there.
-            marked = self._run(dispatch_store.mark_published(*plan, now)) if plan.jobs else False
+            marked = self._run(dispatch_store.mark_published(*plan, seen.at)) if plan.jobs else False
             if marked:
                 self._send([job.job_id for job in plan.jobs], plan.ahead, again=False)
 

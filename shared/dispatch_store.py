@@ -106,9 +106,11 @@ def work_of(jobs: Sequence[JobId]) -> Program[int]:
 def under_way(running: Sequence[JobId]) -> Program[list[UnderWay]]:
     """Return the published and the running jobs; what nobody told of one of the release before is taken for little."""
     published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
-    jobs = [*published, *running]
-    told = yield from _told(jobs, "lane", "accepted", "work", "ahead")
-    progress = [None] * len(published) + (yield [("GET", progress_place(job_id)) for job_id in running])
+    if not (jobs := [*published, *running]):
+        return []
+    fields: list[Command] = [("HMGET", place(job_id), "lane", "accepted", "work", "ahead") for job_id in jobs]
+    answers = yield [*fields, *(("GET", progress_place(job_id)) for job_id in running)]
+    told, progress = answers[: len(jobs)], [None] * len(published) + answers[len(jobs) :]
     return [
         UnderWay(
             lane=Lane(lane or Lane.NORMAL),
@@ -125,6 +127,11 @@ def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
     """Return which of these jobs were published to go ahead of what runs."""
     told = yield from _told(jobs, "ahead")
     return {job_id for job_id, (ahead,) in zip(jobs, told, strict=True) if ahead == AHEAD}
+
+
+def queued_count() -> Program[int]:
+    """Return the number of queued jobs."""
+    return int((yield ("ZCARD", index(EVERYWHERE, JobStatus.QUEUED))))
 
 
 def published_count() -> Program[int]:

@@ -162,10 +162,13 @@ class JobStore:
         except UnreadableRecord:
             return None
 
-    def update(self, job_id: JobId, transition: Transition) -> Program[JobRecord]:
+    def update(self, job_id: JobId, transition: Transition, *, known: JobRecord | None = None) -> Program[JobRecord]:
         """Replace the record by ``transition(record)`` atomically and return the new one.
 
-        ``transition`` may be called more than once, so it must be pure.
+        Args:
+            job_id: Whose.
+            transition: May be called more than once, so it must be pure.
+            known: The record as it probably still is: then it need not be read first.
 
         Raises:
             NotFound, UnreadableRecord: If there is no such job, or its record cannot be read.
@@ -174,7 +177,8 @@ class JobStore:
             Exception: Whatever ``transition`` raises; the record is then unchanged.
         """
         while True:
-            before, owned = yield from self._owner(job_id)
+            before, owned = (known, []) if known and not known.item else (yield from self._owner(job_id))
+            known = None
             if before is None:
                 raise NotFound(f"there is no job {job_id}")
             after = transition(before)

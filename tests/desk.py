@@ -59,8 +59,8 @@ class Desk:
         assert left is not None
         return left
 
-    def update(self, job_id: JobId, transition: Transition) -> JobRecord:
-        return run(self.records, STORE.update(job_id, transition))
+    def update(self, job_id: JobId, transition: Transition, known: JobRecord | None = None) -> JobRecord:
+        return run(self.records, STORE.update(job_id, transition, known=known))
 
     def accept(self, **parameters: Any) -> JobId:
         job = record(**parameters)

@@ -61,7 +61,7 @@ class Worker:
         self._runner = Runner(
             settings=settings,
             clock=self._clock,
-            update=lambda job_id, transition: run(records, store.update(job_id, transition)),
+            update=lambda job_id, change, known: run(records, store.update(job_id, change, known=known)),
             keeper=self._keeper,
             objects=ObjectStore(settings.storage, tries=1),  # the runner itself is patient
             engine=self._engine,

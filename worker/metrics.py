@@ -14,6 +14,7 @@ CALLS: Final = Summary("reduxq_engine_call_seconds", "One denoising step of some
 ROWS: Final = Histogram("reduxq_engine_call_rows", "Trajectories that shared a call", buckets=[1, 2, 4, 8, 16])
 CONDITIONS: Final = Counter("reduxq_engine_conditions", "Sources that the model was shown or remembered", ["cache"])
 JOBS: Final = Gauge("reduxq_engine_jobs", "Jobs in the engine", ["state"])
+BEGUN, WAITING = JOBS.labels("begun"), JOBS.labels("waiting")
 LOAD: Final = Gauge("reduxq_model_load_seconds", "Loading the model until it is warm; 0: it is not yet")
 MEMORY: Final = Gauge("reduxq_device_memory_used_bytes", "Memory of the GPU in use, by whomever; 0 without a GPU")
 MOST: Final = Gauge("reduxq_device_memory_bytes", "Memory of the GPU; 0 without a GPU")
@@ -29,8 +30,8 @@ def call(size: Size, rows: int, seconds: float) -> None:
 
 def jobs(*, begun: int, all_of_them: int) -> None:
     """Note how many jobs the engine has."""
-    JOBS.labels("begun").set(begun)
-    JOBS.labels("waiting").set(all_of_them - begun)
+    BEGUN.set(begun)
+    WAITING.set(all_of_them - begun)
 
 
 def loaded(seconds: float, memory: Callable[[], tuple[int, int]]) -> None:

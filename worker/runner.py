@@ -33,6 +33,8 @@ PAUSE: Final = 1.0  #: seconds before a server that does not answer is asked aga
 LONGEST_PAUSE: Final = 8.0  #: to which the pauses grow while the object storage is away or refuses us
 
 T = TypeVar("T")
+#: Changes a stored record, which need not be read if one told still stands.
+Update = Callable[[JobId, Transition, JobRecord | None], JobRecord]
 Ending = Callable[..., JobRecord]  #: a transition that is still to be told which attempt ends, and when
 Score = Callable[[list[Picture]], list[float]]  #: tells of each picture, 0 ... 1, how sure it is that it is not safe
 
@@ -57,7 +59,7 @@ class Runner:
 
     settings: Settings
     clock: Clock
-    update: Callable[[JobId, Transition], JobRecord]  #: changes a stored record
+    update: Update
     keeper: LeaseKeeper
     objects: ObjectStore
     engine: Engine
@@ -109,7 +111,7 @@ class Runner:
         give_up = self.clock.monotonic() + self.settings.jobs.lease_seconds.total_seconds()
         while True:
             try:
-                return self.update(job_id, claim)
+                return self.update(job_id, claim, None)
             except errors.RecordsUnavailable:
                 if self.keeper.ending or self.clock.monotonic() >= give_up:
                     raise
@@ -216,7 +218,7 @@ class Runner:
         transition = partial(ending, attempt=record.attempt, now=self.clock.now())
         while True:
             try:
-                settled = self.update(record.id, transition)
+                settled = self.update(record.id, transition, record)
             except errors.LeaseLost:
                 metrics.STALE.inc()
                 self._discard(record)

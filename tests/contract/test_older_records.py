@@ -82,7 +82,9 @@ def test_a_dispatcher_finds_what_the_release_before_left_in_its_index_alone(
 ) -> None:
     run(records, presence.announce_worker("one", queues.LIFE, timedelta(minutes=1)))
     broker = Broker(f"{valkey}/1")
-    Dispatcher(Settings(), records, broker, Clock()).round()
+    dispatcher = Dispatcher(Settings(), records, broker, Clock())
+    dispatcher.round()
+    dispatcher.round()
     assert broker.waiting() == {job.id}
     assert run(records, queues.published_jobs()) == [job.id]
     assert run(records, dispatch_store.backlog()) == {QUEUE: job.parameters.work}

@@ -219,8 +219,8 @@ def test_a_worker_that_lost_its_job_while_it_stores_stops_and_removes_what_it_st
 
 
 def test_a_worker_that_must_go_while_the_records_server_is_away_leaves_its_variations(desk: Desk) -> None:
-    def go_away(job_id: JobId, transition: Transition) -> JobRecord:
-        result = desk.update(job_id, transition)
+    def go_away(job_id: JobId, transition: Transition, known: JobRecord | None) -> JobRecord:
+        result = desk.update(job_id, transition, known)
         if result.status is JobStatus.RUNNING:
             return result
         desk.keeper.end_all(ShuttingDown())
@@ -238,8 +238,8 @@ def test_a_finish_whose_answer_was_lost_is_repeated_and_deletes_nothing(
     monkeypatch.setattr("worker.runner.PAUSE", 0.01)
     lost: list[JobRecord] = []
 
-    def lose_the_first_answer(job_id: JobId, transition: Transition) -> JobRecord:
-        result = desk.update(job_id, transition)
+    def lose_the_first_answer(job_id: JobId, transition: Transition, known: JobRecord | None) -> JobRecord:
+        result = desk.update(job_id, transition, known)
         if result.status is JobStatus.SUCCEEDED and not lost:
             lost.append(result)
             raise RecordsUnavailable
@@ -254,8 +254,8 @@ def lossy(desk: Desk, answers: int) -> Runner:
     """A runner that does not hear how its first claims went, which arrived."""
     left = iter(range(answers))
 
-    def update(job_id: JobId, transition: Transition) -> JobRecord:
-        result = desk.update(job_id, transition)
+    def update(job_id: JobId, transition: Transition, known: JobRecord | None) -> JobRecord:
+        result = desk.update(job_id, transition, known)
         if next(left, None) is not None:
             raise RecordsUnavailable
         return result
@@ -274,9 +274,9 @@ def test_a_claim_whose_answer_was_lost_is_made_again_and_costs_no_attempt(
 def test_a_claim_that_was_taken_back_before_it_is_made_again_is_given_up(desk: Desk) -> None:
     job_id, tries = desk.accept(num_inference_steps=1), []
 
-    def update(_: JobId, transition: Transition) -> JobRecord:
+    def update(_: JobId, transition: Transition, known: JobRecord | None) -> JobRecord:
         tries.append(transition)
-        result = desk.update(job_id, transition)
+        result = desk.update(job_id, transition, known)
         desk.update(job_id, partial(fail_attempt, attempt=1, reason="silent", limit=3, now=NOW))
         assert result
         raise RecordsUnavailable

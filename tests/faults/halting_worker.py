@@ -25,6 +25,7 @@ from tests.models import ChosenScores, PacedModel, Steps
 from tests.samples import MODEL
 from worker.app import Worker
 from worker.encoding import encode
+from worker.runner import Update
 
 POISON = 2**32 - 1  #: seed that no worker survives
 
@@ -59,11 +60,11 @@ def halting_encode(picture: Picture, *options: Any) -> bytes:
     return encode(picture, *options)
 
 
-def halting(update: Callable[[JobId, Transition], JobRecord]) -> Callable[[JobId, Transition], JobRecord]:
-    def halting_update(job_id: JobId, transition: Transition) -> JobRecord:
+def halting(update: Update) -> Update:
+    def halting_update(job_id: JobId, transition: Transition, known: JobRecord | None) -> JobRecord:
         name = getattr(transition, "func", transition).__name__
         halt(f"before-{name}")
-        record = update(job_id, transition)
+        record = update(job_id, transition, known)
         halt(f"after-{name}")
         return record
 

@@ -125,7 +125,7 @@ def discard_when_unsure() -> AbstractContextManager[Any]:
 
     def hasty(self: Runner, record: JobRecord, transition: Any) -> JobRecord:
         try:
-            self.update(record.id, transition)
+            self.update(record.id, transition, None)
         except RecordsUnavailable:
             self._discard(record)
         return settle(self, record, transition)

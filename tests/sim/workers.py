@@ -93,8 +93,8 @@ class WorkerProcess(Process):
         self.keeper._leases = cast("Any", Ordered())
         self._broker = cast("Broker", site.broker(self))
 
-        def update(job_id: JobId, transition: Transition) -> JobRecord:
-            return run(records, store.update(job_id, transition))
+        def update(job_id: JobId, transition: Transition, known: JobRecord | None) -> JobRecord:
+            return run(records, store.update(job_id, transition, known=known))
 
         self.runner = Runner(
             settings=site.settings,

@@ -1,0 +1,70 @@
+"""What the dispatcher sees each round."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from shared import dispatch_store, presence
+from shared.backlog import Backlog
+from shared.dispatch_store import Shares
+from shared.ids import JobId
+from shared.job_index import Queue
+from shared.job_store import JobStore
+from shared.presence import WorkerLife
+from shared.programs import Program, together
+
+
+class Look(NamedTuple):
+    """How it stands."""
+
+    at: float  #: the server's time, in seconds
+    overdue: list[JobId]  #: queued jobs whose message went out long ago
+    server_run: str
+    lives: Mapping[str, WorkerLife]  #: living workers by their names
+    late: list[JobId]  #: jobs whose deadline has passed
+    queues: Mapping[Queue, int]  #: queued work in TFLOP
+    shares: Shares
+    queued: int  #: jobs, the published ones among them
+    published: int
+    running: list[JobId]  #: that somebody holds
+    lost: list[JobId]  #: running jobs whose lease is gone
+
+    @property
+    def standing(self) -> Backlog:
+        """What is told to others, but for what waits."""
+        speeds = [life.speed for life in self.lives.values() if life.speed]
+        return Backlog(
+            published=self.published,
+            running=len(self.running),  # those of dead workers take nobody's room
+            workers=len(self.lives),
+            slots=sum(life.slots for life in self.lives.values()),
+            speed=fmean(speeds) * len(self.lives) if speeds else 0.0,  # who has run no job yet is as fast as the others
+        )
+
+
+def look(store: JobStore, *, wait: timedelta | None, patience: timedelta, now: datetime, limit: int) -> Program[Look]:
+    """Wait for a ring, and in the same breath look: whoever rings waits for what comes of it.
+
+    Args:
+        store: Knows the running jobs.
+        wait: For at most so long; None: not at all.
+        patience: A message is overdue after this.
+        now: A deadline before this has passed.
+        limit: Jobs of each kind at most.
+    """
+    asked: list[Program[Any]] = [
+        dispatch_store.overdue(patience, limit),
+        dispatch_store.server_run(),
+        presence.living_workers(),
+        dispatch_store.expiring(now, limit),
+        dispatch_store.backlog(),
+        dispatch_store.shares(),
+        # In this order a job that is claimed in between counts twice, and never not at all.
+        dispatch_store.queued_count(),
+        dispatch_store.published_count(),
+        store.running(),
+    ]
+    ring = [dispatch_store.wait_for_ring(wait)] if wait else []
+    (at, overdue), *seen, (running, lost) = (yield from together([*ring, *asked]))[len(ring) :]
+    return Look._make([at, overdue, *seen, running, lost])
