@@ -20,7 +20,6 @@ class Look(NamedTuple):
 
     at: float  #: the server's time, in seconds
     overdue: list[JobId]  #: queued jobs whose message went out long ago
-    server_run: str
     lives: Mapping[str, WorkerLife]  #: living workers by their names
     late: list[JobId]  #: jobs whose deadline has passed
     queues: Mapping[Queue, int]  #: queued work in TFLOP
@@ -55,7 +54,6 @@ def look(store: JobStore, *, wait: timedelta | None, patience: timedelta, now: d
     """
     asked: list[Program[Any]] = [
         dispatch_store.overdue(patience, limit),
-        dispatch_store.server_run(),
         presence.living_workers(),
         dispatch_store.expiring(now, limit),
         dispatch_store.backlog(),

@@ -109,7 +109,7 @@ class Dispatcher:
             now = self._clock.now()
             patience = self._settings.dispatcher.republish_seconds
             seen = self._run(look(self._store, wait=wait, patience=patience, now=now, limit=BATCH))
-            if self._leases_can_be_trusted(seen.server_run):
+            if seen.lost and self._leases_can_be_trusted():
                 self._take_back_lost_jobs(seen.lost)
             self._end_late_jobs(seen.late, now)
             self._repair()
@@ -129,14 +129,19 @@ class Dispatcher:
         now = self._clock.monotonic()
         if now - self._led_at >= LEAD.total_seconds() / 4:
             self._led_at = now if self._run(presence.lead(self.name, LEAD)) else -math.inf
+            self._note_server_run()
         return self._led_at > -math.inf
 
-    def _leases_can_be_trusted(self, server_run: str) -> bool:
+    def _leases_can_be_trusted(self) -> bool:
         """Say whether the records server has been up for one lease, so that a missing lease means a lost worker."""
-        if server_run != self._server_run:
+        self._note_server_run()
+        return self._clock.monotonic() >= self._quiet_until
+
+    def _note_server_run(self) -> None:
+        """Begin one quiet lease if the records server was started anew."""
+        if (server_run := self._run(dispatch_store.server_run())) != self._server_run:
             self._server_run = server_run
             self._quiet_until = self._clock.monotonic() + self._settings.jobs.lease_seconds.total_seconds()
-        return self._clock.monotonic() >= self._quiet_until
 
     def _take_back_lost_jobs(self, lost: list[JobId]) -> None:
         limit = self._settings.jobs.max_failed_attempts

@@ -13,6 +13,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
 from prometheus_client import Counter, Histogram
 
 from shared.errors import Misconfigured, NotFound, StorageUnavailable
@@ -138,7 +139,10 @@ class ObjectStore:
         return self._public_client.meta.endpoint_url.rstrip("/")
 
     def _connect(self, endpoint: str | None) -> "S3Client":
-        return self._session.client("s3", endpoint_url=endpoint, config=self._config)
+        client = self._session.client("s3", endpoint_url=endpoint, config=self._config)
+        # It would ask before it sends a body, and wait a second for servers that do not answer that.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 It takes ``PACE`` seconds for a row's step and ``DECODE`` for its decoding, hangs for seed 13, and prints ``begin`` of
 each job with its first seed, ``end`` of each variation with its own, and the time; ``call`` of the model from when to
-when; and, if ``PHOTOS`` is set, so that its pictures are as hard to encode as photographs, how long that took.
+when, unless it takes no time; and, if ``PHOTOS`` is set, so that its pictures are as hard to encode as photographs, how
+long that took.
 """
 
 import os
@@ -60,7 +61,8 @@ class ToldModel(PacedModel):
     def advance(self, rows: Sequence[Steps]) -> None:
         began = time.time()
         super().advance(rows)
-        tell("call", began, time.time())
+        if self.pace:
+            tell("call", began, time.time())
 
     def decode(self, row: Steps) -> Callable[[], Picture]:
         began = time.time()

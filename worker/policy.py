@@ -42,6 +42,8 @@ def pick(
         speed: TFLOP/s; 0 if nothing was measured yet: then nobody seems to have waited.
         call_rows: How many rows of a size may share a call; at least one.
     """
+    if len(flights) == 1:
+        return [(0, row) for row in range(min(call_rows(flights[0].size), flights[0].rows))]
     order, spare = take_turns(flights, now=now, speed=speed)
     idle = min(order, key=lambda place: flights[place].served)
     share = min(MOST, SHARE * max(1.0, _lateness(flights[idle], now, speed) / 2) ** 3)
