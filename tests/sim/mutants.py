@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -123,12 +124,12 @@ def discard_when_unsure() -> AbstractContextManager[Any]:
     """A worker that does not hear whether its finish arrived removes what it stored."""
     settle = Runner._settle
 
-    def hasty(self: Runner, record: JobRecord, transition: Any) -> JobRecord:
+    def hasty(self: Runner, record: JobRecord, ending: Any) -> JobRecord:
         try:
-            self.update(record.id, transition, None)
+            self.update(record.id, partial(ending, attempt=record.attempt, now=self.clock.now()), record)
         except RecordsUnavailable:
             self._discard(record)
-        return settle(self, record, transition)
+        return settle(self, record, ending)
 
     return patch.object(Runner, "_settle", hasty)
 

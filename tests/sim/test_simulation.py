@@ -41,3 +41,4 @@ def test_a_mistake_is_found(mutant: str) -> None:
     told = simulate("--mutant", mutant, "--seeds", str(SEEDS_PER_MUTANT), "--until-failure")
     assert told.returncode == 1, told.stdout + told.stderr
     assert told.stdout.startswith("seed "), told.stdout + told.stderr
+    assert " died: " not in told.stdout, "the mistake is made wrongly"
