@@ -16,7 +16,7 @@ from shared.programs import Program, together
 
 
 class Look(NamedTuple):
-    """How it stands."""
+    """All of it."""
 
     at: float  #: the server's time, in seconds
     overdue: list[JobId]  #: queued jobs whose message went out long ago
@@ -24,7 +24,7 @@ class Look(NamedTuple):
     late: list[JobId]  #: jobs whose deadline has passed
     queues: Mapping[Queue, int]  #: queued work in TFLOP
     shares: Shares
-    queued: int  #: jobs, the published ones among them
+    unpublished: int  #: queued jobs without a message
     published: int
     running: list[JobId]  #: that somebody holds
     lost: list[JobId]  #: running jobs whose lease is gone
@@ -50,7 +50,7 @@ def look(store: JobStore, *, wait: timedelta | None, patience: timedelta, now: d
         wait: For at most so long; None: not at all.
         patience: A message is overdue after this.
         now: A deadline before this has passed.
-        limit: Jobs of each kind at most.
+        limit: Overdue and late jobs at most.
     """
     asked: list[Program[Any]] = [
         dispatch_store.overdue(patience, limit),
@@ -59,7 +59,7 @@ def look(store: JobStore, *, wait: timedelta | None, patience: timedelta, now: d
         dispatch_store.backlog(),
         dispatch_store.shares(),
         # In this order a job that is claimed in between counts twice, and never not at all.
-        dispatch_store.queued_count(),
+        dispatch_store.unpublished_count(),
         dispatch_store.published_count(),
         store.running(),
     ]

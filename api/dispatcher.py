@@ -106,16 +106,15 @@ class Dispatcher:
             if not self._leads():
                 self._server_run = ""  # a new leader begins with one quiet lease
                 return False
-            now = self._clock.now()
-            patience = self._settings.dispatcher.republish_seconds
+            patience, now = self._settings.dispatcher.republish_seconds, self._clock.now()
             seen = self._run(look(self._store, wait=wait, patience=patience, now=now, limit=BATCH))
             if seen.lost and self._leases_can_be_trusted():
                 self._take_back_lost_jobs(seen.lost)
-            self._end_late_jobs(seen.late, now)
+            self._end_late_jobs(seen.late)
             self._repair()
             state = seen.standing
             self._tell(state, seen.running)
-            if seen.queued > seen.published:
+            if seen.unpublished:
                 self._publish(seen, state)
             if seen.overdue:
                 self._publish_again(seen)
@@ -125,11 +124,16 @@ class Dispatcher:
         return True
 
     def _leads(self) -> bool:
-        """Say whether this dispatcher leads for long enough yet, or else become or stay the one that does."""
+        """Say whether this dispatcher leads for long enough yet, or else become or stay the one that does.
+
+        Who does looks then whether the records server was started anew.
+        """
         now = self._clock.monotonic()
         if now - self._led_at >= LEAD.total_seconds() / 4:
-            self._led_at = now if self._run(presence.lead(self.name, LEAD)) else -math.inf
-            self._note_server_run()
+            leads = self._run(presence.lead(self.name, LEAD))
+            self._led_at = now if leads else -math.inf
+            if leads:
+                self._note_server_run()
         return self._led_at > -math.inf
 
     def _leases_can_be_trusted(self) -> bool:
@@ -150,9 +154,9 @@ class Dispatcher:
             if self._end(job_id, "took back a job", self._store.take_back(job_id, lose)):
                 dispatch_metrics.EXPIRED.inc()
 
-    def _end_late_jobs(self, late: list[JobId], now: datetime) -> None:
+    def _end_late_jobs(self, late: list[JobId]) -> None:
         for job_id in late:
-            expire = partial(transitions.expire, now=now)
+            expire = partial(transitions.expire, now=self._clock.now())
             self._end(job_id, "ended a late job", self._store.update(job_id, expire))
 
     def count_ended(self, job_id: JobId) -> None:

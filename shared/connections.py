@@ -1,4 +1,4 @@
-"""Connections to the records server, and how programs are run on them: by threads, or on an event loop."""
+"""What runs programs on the records server: connections of threads, or of an event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

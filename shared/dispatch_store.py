@@ -129,9 +129,11 @@ def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
     return {job_id for job_id, (ahead,) in zip(jobs, told, strict=True) if ahead == AHEAD}
 
 
-def queued_count() -> Program[int]:
-    """Return the number of queued jobs."""
-    return int((yield ("ZCARD", index(EVERYWHERE, JobStatus.QUEUED))))
+def unpublished_count() -> Program[int]:
+    """Return how many queued jobs have no message under way; one that is claimed meanwhile may count."""
+    queued = index(EVERYWHERE, JobStatus.QUEUED)
+    jobs, published = yield [("ZCARD", queued), ("ZINTERCARD", 2, queued, PUBLISHED)]
+    return int(jobs) - int(published)
 
 
 def published_count() -> Program[int]:

@@ -168,7 +168,7 @@ class JobStore:
         Args:
             job_id: Whose.
             transition: May be called more than once, so it must be pure.
-            known: The record as it probably still is: then it need not be read first.
+            known: The record as it probably still is, which then need not be read first; ``transition`` changes it.
 
         Raises:
             NotFound, UnreadableRecord: If there is no such job, or its record cannot be read.
@@ -177,6 +177,7 @@ class JobStore:
             Exception: Whatever ``transition`` raises; the record is then unchanged.
         """
         while True:
+            # Of an item there is more to know.
             before, owned = (known, []) if known and not known.item else (yield from self._owner(job_id))
             known = None
             if before is None:
@@ -260,7 +261,7 @@ class JobStore:
             log.error("set a job aside", job=job_id, reason=error.message)  # noqa: TRY400  the reason says all
         places = [index(EVERYWHERE, status) for status in JobStatus]
         gone = [("ZREM", name, job_id) for name in (*places, PUBLISHED, EXPIRING)]
-        yield from commit([], [*gone, ("ZADD", UNREADABLE, 0, job_id)])
+        yield from commit([], [*gone, ("ZADD", UNREADABLE, 0, job_id), *ring()])
         return None
 
     def forget(self, record: JobRecord) -> Program[None]:

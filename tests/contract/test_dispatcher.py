@@ -41,6 +41,7 @@ def test_a_restart_of_the_records_server_does_too(
     dispatcher.round()
     time.sleep(1.1)
     monkeypatch.setattr(dispatcher, "_server_run", "the run before")
+    monkeypatch.setattr(dispatcher, "_led_at", time.monotonic())  # or it would look for that anyway
     job_id = accept(records)
     run(records, STORE.update(job_id, start))
     records.delete(f"lease:{job_id}")
@@ -216,9 +217,23 @@ def test_a_record_that_cannot_be_read_keeps_no_other_from_its_worker(
     dispatcher.round()
     time.sleep(1.1)
     dispatcher.round()
-    dispatcher.round()
+    dispatcher.round(wait=timedelta(seconds=10))  # which the first rang for
     assert stored(records, lost).failed_attempts == 1
     assert broker.waiting() == {lost}
+
+
+def test_a_job_that_was_set_aside_in_its_queue_hides_no_other(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis
+) -> None:
+    odd = accept(records)
+    records.hset(f"job:{odd}", "record", "{}")
+    run(records, STORE.or_set_aside(odd, STORE.update(odd, start)))
+    first = accept(records)
+    dispatcher.round()
+    run(records, STORE.update(first, start))
+    second = accept(records)
+    dispatcher.round()
+    assert second in broker.waiting()
 
 
 def test_a_job_that_failed_or_finished_leaves_no_trace_in_the_queues(

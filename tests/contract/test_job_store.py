@@ -116,6 +116,27 @@ def test_a_change_that_comes_between_makes_the_transition_run_again(do: Do, reco
     assert seen == [0, 1]
 
 
+def test_a_record_that_is_known_still_is_not_read_again_and_one_that_changed_is(do: Do, records: redis.Redis) -> None:
+    job = record()
+    do(STORE.accept(job))
+    running = do(STORE.update(job.id, start))
+    seen: list[JobRecord] = []
+
+    def hand_on(before: JobRecord) -> JobRecord:
+        seen.append(before)
+        return hand_back(before, attempt=1, now=NOW)
+
+    assert do(STORE.update(job.id, hand_on, known=running)).version == running.version + 1
+    assert seen == [running]
+    canceled = do(STORE.update(job.id, partial(cancel, now=NOW)))
+    with pytest.raises(LeaseLost):
+        do(STORE.update(job.id, hand_on, known=running))
+    assert seen == [running, running, canceled]
+    records.delete(f"job:{job.id}")
+    with pytest.raises(NotFound):
+        do(STORE.update(job.id, hand_on, known=running))
+
+
 def test_only_one_of_many_claims_wins(valkey: str, records: redis.Redis) -> None:
     job = record()
     run(records, STORE.accept(job))

@@ -59,6 +59,7 @@ def any_command(chosen: random.Random) -> tuple[Any, ...]:
         ("ZADD", ranked, "LT", low, x),
         ("ZREM", ranked, x),
         ("ZCARD", ranked),
+        ("ZINTERCARD", 2, "sorted1", ranked),
         ("ZSCORE", ranked, x),
         ("ZMSCORE", ranked, x, y),
         ("ZRANK", ranked, x),

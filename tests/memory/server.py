@@ -168,6 +168,10 @@ class MemoryServer(Keyspace):
     def do_zcard(self, key: str) -> int:
         return len(self._read(key, SortedSet))
 
+    def do_zintercard(self, _: str, *keys: str) -> int:
+        first, *others = self._ranked(keys)
+        return len(set(first).intersection(*others))
+
     def do_zscore(self, key: str, member: str) -> float | None:
         score: float | None = self._read(key, SortedSet).get(member)
         return score
@@ -199,13 +203,22 @@ class MemoryServer(Keyspace):
         return self.do_zrem(key, *self._read(key, SortedSet).between(least, most))
 
     def do_zinterstore(self, target: str, count: str, *options: str) -> int:
-        sets = [self._read(key, SortedSet) for key in options[: int(count)]]
+        sets = self._ranked(options[: int(count)])
         common = [member for member in sets[0] if all(member in other for other in sets[1:])]
         return self._store_sums(target, common, sets, options[int(count) + 1 :])
 
     def do_zunionstore(self, target: str, count: str, *options: str) -> int:
-        sets = [self._read(key, SortedSet) for key in options[: int(count)]]
+        sets = self._ranked(options[: int(count)])
         return self._store_sums(target, dict.fromkeys(member for each in sets for member in each), sets, ())
+
+    def _ranked(self, keys: Sequence[str]) -> list[SortedSet]:
+        """Return sorted sets, and plain ones as such, where each member has the score 1."""
+        return [
+            SortedSet(dict.fromkeys(self._read(key, set), 1.0))
+            if self.do_type(key) == "set"
+            else self._read(key, SortedSet)
+            for key in keys
+        ]
 
     def _store_sums(
         self, target: str, members: Iterable[str], sets: Sequence[SortedSet], weights: Sequence[str]
