@@ -16,7 +16,7 @@ from shared.programs import Program, together
 
 
 class Look(NamedTuple):
-    """All of it."""
+    """What one look finds."""
 
     at: float  #: the server's time, in seconds
     overdue: list[JobId]  #: queued jobs whose message went out long ago
@@ -28,6 +28,11 @@ class Look(NamedTuple):
     published: int
     running: list[JobId]  #: that somebody holds
     lost: list[JobId]  #: running jobs whose lease is gone
+
+    @property
+    def ahead(self) -> int:
+        """Room of all workers for jobs that go ahead of what runs."""
+        return sum(life.ahead for life in self.lives.values())
 
     @property
     def standing(self) -> Backlog:

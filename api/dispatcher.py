@@ -199,7 +199,7 @@ class Dispatcher:
 
     def _publish_again(self, seen: Look) -> None:
         """Send the messages again that were sent a while ago and that no worker has, nor one of the queues they ask."""
-        queues = QUEUES if any(life.ahead for life in seen.lives.values()) else (QUEUE,)
+        queues = QUEUES if seen.ahead else (QUEUE,)
         there = self._broker.waiting(queues)
         lost = [job_id for job_id in seen.overdue if job_id not in there]
         asked = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
@@ -211,7 +211,7 @@ class Dispatcher:
 
     def _publish(self, seen: Look, state: Backlog) -> None:
         rules = self._settings.dispatcher
-        workers = Room(state.slots, sum(life.ahead for life in seen.lives.values()))
+        workers = Room(state.slots, seen.ahead)
         busy = self._run(dispatch_store.under_way(seen.running)) if workers.ahead else []
         ahead = sum(job.ahead for job in busy)
         others = state.published + state.running - ahead

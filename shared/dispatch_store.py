@@ -7,7 +7,7 @@ or so.
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from shared.ids import JobId, TeamId
 from shared.job_index import (
@@ -25,7 +25,7 @@ from shared.job_index import (
 )
 from shared.jobs import JobStatus, Lane
 from shared.presence import leader, living_workers
-from shared.programs import Bounds, Command, Guard, Program, commit, lowest
+from shared.programs import Bounds, Command, Guard, Program, commit, lowest, together
 from shared.progress import Progress
 
 AHEAD: Final = "1"  #: field of a published job that goes ahead of what runs
@@ -108,9 +108,9 @@ def under_way(running: Sequence[JobId]) -> Program[list[UnderWay]]:
     published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
     if not (jobs := [*published, *running]):
         return []
-    fields: list[Command] = [("HMGET", place(job_id), "lane", "accepted", "work", "ahead") for job_id in jobs]
-    answers = yield [*fields, *(("GET", progress_place(job_id)) for job_id in running)]
-    told, progress = answers[: len(jobs)], [None] * len(published) + answers[len(jobs) :]
+    asked: list[Program[Any]] = [_told(jobs, "lane", "accepted", "work", "ahead"), _progress(running)]
+    told, made = yield from together(asked)
+    progress = [None] * len(published) + made
     return [
         UnderWay(
             lane=Lane(lane or Lane.NORMAL),
@@ -275,4 +275,10 @@ def postpone_deliveries(names: Sequence[str], until: datetime) -> Program[None]:
 def _told(jobs: Sequence[JobId], *fields: str) -> Program[list[list[str | None]]]:
     """Return fields of each job's record."""
     found: list[list[str | None]] = yield [("HMGET", place(job_id), *fields) for job_id in jobs]
+    return found
+
+
+def _progress(jobs: Sequence[JobId]) -> Program[list[str | None]]:
+    """Return how far each running job is, as its worker told it."""
+    found: list[str | None] = yield [("GET", progress_place(job_id)) for job_id in jobs]
     return found
