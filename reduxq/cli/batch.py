@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from concurrent.futures import as_completed
+from errno import EBUSY
 from glob import glob
-from hashlib import sha256
-from pathlib import Path, PurePath
-from threading import Lock
+from hashlib import file_digest, sha256
+from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -148,27 +148,43 @@ def _upload(run: Run, pictures: Pictures, known: set[tuple[str, str]]) -> dict[s
         known: Names and keys of pictures that need no look at whether they are there.
     """
     client, state, teller = run
-    line, digests, locks, there = teller.line("uploads"), dict[str, str](), dict[str, Lock](), set[str]()
+    line, alike, keys = teller.line("uploads"), _alike(run, pictures), dict[str, str]()
 
-    def upload(name: str) -> None:
-        content = pictures[name].read_bytes()
-        digest = sha256(content).hexdigest()
-        with locks.setdefault(digest, Lock()):  # of two files that are the same, one waits for the other's key
-            key = state.keys.get(digest, "")
-            if not ((name, key) in known or digest in there or (key and _is_there(client, key))):
-                state.note(picture=digest, key=_store(client, content, digest, PurePath(name).name))
-            there.add(digest)
-        digests[name] = digest
+    def upload(digest: str, names: list[str]) -> str:
+        key = state.keys.get(digest, "")
+        if not (key and (known.issuperset((name, key) for name in names) or _is_there(client, key))):
+            key = _store(client, pictures[names[0]], digest)
+            state.note(picture=digest, key=key)
+        return key
 
-    futures = side_by_side(upload, pictures)
-    names = dict(zip(futures, pictures, strict=True))
+    futures = dict(zip(side_by_side(lambda same: upload(*same), alike.items()), alike.values(), strict=True))
     for done, future in enumerate(as_completed(futures), start=1):
         line.show(f"{done} of {len(futures)}", done, len(futures))
         try:
-            future.result()
+            keys |= dict.fromkeys(futures[future], future.result())
         except (InvalidRequest, OSError) as error:
-            teller.fail(names[future], error)
-    return {name: state.keys[digests[name]] for name in pictures if name in digests}
+            for name in futures[future]:
+                teller.fail(name, error)
+    return {name: keys[name] for name in pictures if name in keys}
+
+
+def _alike(run: Run, pictures: Pictures) -> dict[str, list[str]]:
+    """Return the pictures' names by the SHA-256 of their bytes: the first of a list lends its name to the upload.
+
+    So a repeat asks for the same uploads, whichever of its threads is the fastest.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, future in zip(pictures, side_by_side(_digest, pictures.values()), strict=True):
+        try:
+            alike.setdefault(future.result(), []).append(name)
+        except OSError as error:
+            run.teller.fail(name, error)
+    return alike
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _is_there(client: Client, key: str) -> bool:
@@ -179,8 +195,11 @@ def _is_there(client: Client, key: str) -> bool:
     return True
 
 
-def _store(client: Client, content: bytes, digest: str, name: str) -> str:
+def _store(client: Client, path: Path, digest: str) -> str:
     """Upload a picture, unless an earlier run did whose answer got lost; the same request has the same name, too."""
+    content, name = path.read_bytes(), path.name
+    if sha256(content).hexdigest() != digest:
+        raise OSError(EBUSY, "was changed while it was read")
     once = sha256(f"{digest} {name}".encode()).hexdigest()
     try:
         return client.upload(content, name, idempotency_key=once)
