@@ -9,25 +9,28 @@ from shared import dispatch_store, presence
 from shared.backlog import Backlog
 from shared.dispatch_store import Shares
 from shared.ids import JobId
-from shared.job_index import Queue
+from shared.job_index import Queue, want_room
 from shared.job_store import JobStore
 from shared.presence import WorkerLife
-from shared.programs import Program, together
+from shared.programs import Program, commit, together
 
 
 class Look(NamedTuple):
     """What one look finds."""
 
     at: float  #: the server's time, in seconds
-    overdue: list[JobId]  #: queued jobs whose message went out long ago
     lives: Mapping[str, WorkerLife]  #: living workers by their names
     late: list[JobId]  #: jobs whose deadline has passed
     queues: Mapping[Queue, int]  #: queued work in TFLOP
     shares: Shares
     unpublished: int  #: queued jobs without a message
-    published: int
+    published: dict[JobId, float]  #: queued jobs whose message is under way, with the time at which it went out
     running: list[JobId]  #: that somebody holds
     lost: list[JobId]  #: running jobs whose lease is gone
+
+    def overdue(self, patience: timedelta) -> list[JobId]:
+        """Return the queued jobs whose message went out longer ago than that."""
+        return [job_id for job_id, at in self.published.items() if at <= self.at - patience.total_seconds()]
 
     @property
     def ahead(self) -> int:
@@ -39,7 +42,7 @@ class Look(NamedTuple):
         """What is told to others, but for what waits."""
         speeds = [life.speed for life in self.lives.values() if life.speed]
         return Backlog(
-            published=self.published,
+            published=len(self.published),
             running=len(self.running),  # those of dead workers take nobody's room
             workers=len(self.lives),
             slots=sum(life.slots for life in self.lives.values()),
@@ -47,27 +50,28 @@ class Look(NamedTuple):
         )
 
 
-def look(store: JobStore, *, wait: timedelta | None, patience: timedelta, now: datetime, limit: int) -> Program[Look]:
+def look(store: JobStore, *, wait: timedelta | None, wants_room: bool, now: datetime, limit: int) -> Program[Look]:
     """Wait for a ring, and in the same breath look: whoever rings waits for what comes of it.
 
     Args:
         store: Knows the running jobs.
         wait: For at most so long; None: not at all.
-        patience: A message is overdue after this.
+        wants_room: Have it rung when a job ends after this look.
         now: A deadline before this has passed.
-        limit: Overdue and late jobs at most.
+        limit: Late jobs at most.
     """
     asked: list[Program[Any]] = [
-        dispatch_store.overdue(patience, limit),
+        dispatch_store.server_seconds(),
         presence.living_workers(),
         dispatch_store.expiring(now, limit),
         dispatch_store.backlog(),
         dispatch_store.shares(),
         # In this order a job that is claimed in between counts twice, and never not at all.
         dispatch_store.unpublished_count(),
-        dispatch_store.published_count(),
+        dispatch_store.published(),
         store.running(),
     ]
-    ring = [dispatch_store.wait_for_ring(wait)] if wait else []
-    (at, overdue), *seen, (running, lost) = (yield from together([*ring, *asked]))[len(ring) :]
-    return Look._make([at, overdue, *seen, running, lost])
+    first: list[Program[Any]] = [dispatch_store.wait_for_ring(wait)] if wait else []
+    first += [commit([], want_room())] if wants_room else []
+    *seen, (running, lost) = (yield from together([*first, *asked]))[len(first) :]
+    return Look._make([*seen, running, lost])

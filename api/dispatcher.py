@@ -72,6 +72,8 @@ class Dispatcher:
         self.name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._server_run = ""
         self._sent = 0  #: messages of this round
+        self._wants_room = False  #: jobs wait for room, so whoever leaves a slot is to ring
+        self._hurries = False  #: somebody may have left before that was known
         self._led_at = -math.inf  #: monotonic, when it last made sure that it leads
         self._quiet_until = 0.0  #: monotonic; until then every lease gets the time to be renewed
         self._tell_at = self._repair_at = 0.0  #: monotonic
@@ -81,7 +83,7 @@ class Dispatcher:
         """Work until told to stop; whatever goes wrong in one round is tried again in the next."""
         leads = False
         while not stop.is_set():
-            wait, leads = ROUND if leads else None, False
+            wait, leads = ROUND if leads and not self._hurries else None, False
             try:
                 leads = self.round(wait)
                 rest = GATHER if self._sent >= RUSH else 0
@@ -101,13 +103,13 @@ class Dispatcher:
         Args:
             wait: Begin when somebody rings, or after so long; None: at once.
         """
-        self._sent = 0
+        self._sent, self._hurries = 0, False
         try:
             if not self._leads():
                 self._server_run = ""  # a new leader begins with one quiet lease
                 return False
-            patience, now = self._settings.dispatcher.republish_seconds, self._clock.now()
-            seen = self._run(look(self._store, wait=wait, patience=patience, now=now, limit=BATCH))
+            now = self._clock.now()
+            seen = self._run(look(self._store, wait=wait, wants_room=self._wants_room, now=now, limit=BATCH))
             if seen.lost and self._leases_can_be_trusted():
                 self._take_back_lost_jobs(seen.lost)
             self._end_late_jobs(seen.late)
@@ -116,8 +118,10 @@ class Dispatcher:
             self._tell(state, seen.running)
             if seen.unpublished:
                 self._publish(seen, state)
-            if seen.overdue:
-                self._publish_again(seen)
+            left = seen.unpublished > self._sent
+            self._hurries, self._wants_room = left and not self._wants_room, left
+            if overdue := seen.overdue(self._settings.dispatcher.republish_seconds)[:BATCH]:
+                self._publish_again(overdue, seen)
         except RecordsUnavailable:
             self._server_run = ""
             raise
@@ -197,11 +201,11 @@ class Dispatcher:
         overtaken = [team for team, share in given.teams.items() if share <= given.clock and team not in busy]
         self._run(dispatch_store.forget_shares(overtaken))
 
-    def _publish_again(self, seen: Look) -> None:
+    def _publish_again(self, overdue: list[JobId], seen: Look) -> None:
         """Send the messages again that were sent a while ago and that no worker has, nor one of the queues they ask."""
         queues = QUEUES if seen.ahead else (QUEUE,)
         there = self._broker.waiting(queues)
-        lost = [job_id for job_id in seen.overdue if job_id not in there]
+        lost = [job_id for job_id in overdue if job_id not in there]
         asked = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
         whole = [record.id for record in self._run(together(asked)) if record]
         again = self._run(dispatch_store.mark_again(whole, seen.at))
@@ -212,7 +216,7 @@ class Dispatcher:
     def _publish(self, seen: Look, state: Backlog) -> None:
         rules = self._settings.dispatcher
         workers = Room(state.slots, seen.ahead)
-        busy = self._run(dispatch_store.under_way(seen.running)) if workers.ahead else []
+        busy = self._run(dispatch_store.under_way([*seen.published], seen.running)) if workers.ahead else []
         ahead = sum(job.ahead for job in busy)
         others = state.published + state.running - ahead
         free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)

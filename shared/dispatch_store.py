@@ -25,7 +25,7 @@ from shared.job_index import (
 )
 from shared.jobs import JobStatus, Lane
 from shared.presence import leader, living_workers
-from shared.programs import Bounds, Command, Guard, Program, commit, lowest, together
+from shared.programs import Bounds, Command, Guard, Program, commit, lowest, members, together
 from shared.progress import Progress
 
 AHEAD: Final = "1"  #: field of a published job that goes ahead of what runs
@@ -103,9 +103,8 @@ def work_of(jobs: Sequence[JobId]) -> Program[int]:
     return sum(int(work or 0) for (work,) in (yield from _told(jobs, "work")))
 
 
-def under_way(running: Sequence[JobId]) -> Program[list[UnderWay]]:
-    """Return the published and the running jobs; what nobody told of one of the release before is taken for little."""
-    published: list[JobId] = yield ("ZRANGE", PUBLISHED, 0, -1)
+def under_way(published: Sequence[JobId], running: Sequence[JobId]) -> Program[list[UnderWay]]:
+    """Return these jobs as far as they are; what nobody told of one of the release before is taken for little."""
     if not (jobs := [*published, *running]):
         return []
     asked: list[Program[Any]] = [_told(jobs, "lane", "accepted", "work", "ahead"), _progress(running)]
@@ -136,16 +135,9 @@ def unpublished_count() -> Program[int]:
     return int(jobs) - int(published)
 
 
-def published_count() -> Program[int]:
-    """Return the number of queued jobs whose message is under way."""
-    return int((yield ("ZCARD", PUBLISHED)))
-
-
-def overdue(patience: timedelta, limit: int) -> Program[tuple[float, list[JobId]]]:
-    """Return the server's time, and queued jobs whose message went out longer ago than that."""
-    now = yield from server_seconds()
-    jobs: list[JobId] = yield lowest(PUBLISHED, now - patience.total_seconds(), limit)
-    return now, jobs
+def published() -> Program[dict[JobId, float]]:
+    """Return the queued jobs whose message is under way, with the server's time at which it went out."""
+    return {JobId(job_id): at for job_id, at in (yield ("ZRANGE", PUBLISHED, 0, -1, "WITHSCORES"))}
 
 
 def backlog() -> Program[dict[Queue, int]]:
@@ -173,14 +165,12 @@ def drop_empty(queues: Iterable[Queue]) -> Program[None]:
 def waiting(queues: Collection[Queue], limit: int) -> Program[list[Waiting]]:
     """Return the oldest jobs of each of these queues: so many, or more of each if there are few queues."""
     each = max(limit, SEEN // max(1, len(queues)))
-    pages = yield [("ZRANGE", queue.place, 0, each - 1, "WITHSCORES") for queue in queues]
-    found = [
-        (queue, JobId(job_id), int(score)) for queue, page in zip(queues, pages, strict=True) for job_id, score in page
-    ]
-    told = yield from _told([job_id for _, job_id, _ in found], "work", "attempt")
+    told = [f"{place(JobId('*'))}->{field}" for field in ("accepted", "work", "attempt")]
+    pages = yield from together([members(queue.place, *told, limit=each) for queue in queues])
     return [
-        Waiting(job_id, queue, accepted, int(work or 0), again=int(attempt or 0) > 0)
-        for (queue, job_id, accepted), (work, attempt) in zip(found, told, strict=True)
+        Waiting(JobId(job_id), queue, int(accepted or 0), int(work or 0), again=int(attempt or 0) > 0)
+        for queue, page in zip(queues, pages, strict=True)
+        for job_id, (accepted, work, attempt) in page
     ]
 
 

@@ -20,6 +20,7 @@ UNREADABLE: Final = "jobs:unreadable"  #: jobs that were set aside
 EXPIRING: Final = "jobs:expiring"  #: jobs by the deadline of the status that they have
 DELIVERIES: Final = "webhooks:due"  #: webhook calls to make, by the time of the next
 DOORBELL: Final = "dispatcher:doorbell"  #: a list with an entry when the dispatcher has something to do
+ROOM_WANTED: Final = "dispatcher:room-wanted"  #: a list; whoever leaves a slot moves its entry, if any, to the doorbell
 COMPLETIONS: Final = "jobs:completions"  #: stream with one entry each time a job ended
 COMPLETIONS_KEPT: Final = 10_000  #: entries, about
 
@@ -49,8 +50,7 @@ def effects(before: JobRecord | None, after: JobRecord, lease: timedelta) -> lis
     """Return all commands that a change of a record means; ``before`` is None for a new one."""
     text = after.model_dump_json(by_alias=True)
     fields = ("record", text, "version", after.version, "status", after.status, "attempt", after.attempt)
-    fixed = ("work", after.parameters.work, "lane", after.lane, "accepted", accepted_us(after))
-    commands: list[Command] = [("HSET", place(after.id), *fields, *fixed)]
+    commands: list[Command] = [("HSET", place(after.id), *fields, *_fixed(after))]
     if before is None or before.status is not after.status:
         commands += _moved(before, after, lease)
     commands += [*_settled(before, after), *_deadline(after), *told(before, after)]
@@ -59,6 +59,11 @@ def effects(before: JobRecord | None, after: JobRecord, lease: timedelta) -> lis
         for key in (*(variation.key for variation in before.variations), *own):
             commands += [*discard(key), orphan(key, after.erased_at)]
     return commands
+
+
+def _fixed(record: JobRecord) -> tuple[str | int, ...]:
+    """Return what the dispatcher reads of a job without its record, and what never changes."""
+    return ("work", record.parameters.work, "lane", record.lane, "accepted", accepted_us(record))
 
 
 def forgotten(record: JobRecord) -> list[Command]:
@@ -73,6 +78,11 @@ def ring() -> list[Command]:
     return [("LPUSH", DOORBELL, 1), ("LTRIM", DOORBELL, 0, 0)]
 
 
+def want_room() -> list[Command]:
+    """Return the commands by which the dispatcher asks to be woken when a job leaves its slot."""
+    return [("LPUSH", ROOM_WANTED, 1), ("LTRIM", ROOM_WANTED, 0, 0)]
+
+
 def adopted(record: JobRecord, *, counted: bool) -> list[Command]:
     """Return the commands that an open job lacks that was set aside, or that the release before left as it is.
 
@@ -83,7 +93,7 @@ def adopted(record: JobRecord, *, counted: bool) -> list[Command]:
     commands: list[Command] = [
         ("ZADD", index(scope, record.status), accepted_us(record), record.id) for scope in scopes(record)
     ]
-    commands += [("HSET", place(record.id), "work", record.parameters.work), ("ZREM", UNREADABLE, record.id)]
+    commands += [("HSET", place(record.id), *_fixed(record)), ("ZREM", UNREADABLE, record.id)]
     commands += _deadline(record)
     if record.status is JobStatus.RUNNING:
         return commands
@@ -122,7 +132,9 @@ def _moved(before: JobRecord | None, after: JobRecord, lease: timedelta) -> list
         at = after.started_at or after.created_at
         taken = [plan(key, at) for key in after.planned_keys]
         return [*commands, *taken, take_lease(after.id, after.attempt, lease)]
-    return [*commands, *(queued(after) if after.status is JobStatus.QUEUED else []), *ring()]
+    if after.status is JobStatus.QUEUED:
+        return [*commands, *queued(after), *ring()]
+    return [*commands, ("LMOVE", ROOM_WANTED, DOORBELL, "LEFT", "LEFT")]
 
 
 def _settled(before: JobRecord | None, after: JobRecord) -> list[Command]:

@@ -39,7 +39,7 @@ from shared.job_index import (
 )
 from shared.jobs import JobRecord, JobStatus
 from shared.limits import Rate
-from shared.programs import Bounds, Command, Guard, Program, T, broken_guard, commit, together
+from shared.programs import Bounds, Command, Guard, Program, T, broken_guard, commit, members, together
 from shared.progress import Progress
 from shared.transitions import Transition, cancel
 
@@ -223,11 +223,10 @@ class JobStore:
             raise LeaseLost
 
     def running(self) -> Program[tuple[list[JobId], list[JobId]]]:
-        """Return the running jobs that somebody holds, and those whose lease is gone; one may end while this looks."""
-        jobs: list[JobId] = yield ("ZRANGE", index(EVERYWHERE, JobStatus.RUNNING), 0, -1)
-        leases = (yield ("MGET", *map(lease_place, jobs))) if jobs else []
-        held = {job_id for job_id, lease in zip(jobs, leases, strict=True) if lease is not None}
-        return [job_id for job_id in jobs if job_id in held], [job_id for job_id in jobs if job_id not in held]
+        """Return the running jobs that somebody holds, and those whose lease is gone."""
+        jobs = yield from members(index(EVERYWHERE, JobStatus.RUNNING), lease_place(JobId("*")))
+        held, lost = ([JobId(name) for name, (lease,) in jobs if (lease is None) is gone] for gone in (False, True))
+        return held, lost
 
     def adopt(self, job_id: JobId, now: datetime) -> Program[bool]:
         """Put an open job where the dispatcher finds it: one of the release before, or one that was set aside.

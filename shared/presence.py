@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple, Self
 
 from shared.job_index import ring
-from shared.programs import Command, Guard, Program, commit
+from shared.programs import Command, Guard, Program, commit, members
 
 WORKERS: Final = "workers"  #: set of names of workers that were seen and may be gone
 LEADER: Final = "dispatcher:leader"
@@ -39,14 +39,10 @@ def retire_worker(name: str) -> Program[None]:
 
 def living_workers() -> Program[dict[str, WorkerLife]]:
     """Return the living workers by their names."""
-    names = sorted((yield ("SMEMBERS", WORKERS)))
-    if not names:
-        return {}
-    told = dict(zip(names, (yield [("MGET", *_places(name)) for name in names]), strict=True))
-    gone = [name for name, (life, *_) in told.items() if life is None]
-    if gone:
+    told = yield from members(WORKERS, *_places("*"))
+    if gone := [name for name, (life, *_) in told if life is None]:
         yield ("SREM", WORKERS, *gone)
-    return {name: WorkerLife.parse(*parts) for name, parts in told.items() if parts[0] is not None}
+    return {name: WorkerLife.parse(life, *more) for name, (life, *more) in told if life is not None}
 
 
 def lead(name: str, lasts: timedelta) -> Program[bool]:

@@ -87,6 +87,20 @@ def lowest(index: str, most: float, limit: int) -> Command:
     return ("ZRANGE", index, "-inf", most, "BYSCORE", "LIMIT", 0, limit)
 
 
+def members(key: str, *places: str, limit: int = -1) -> Program[list[tuple[str, list[str | None]]]]:
+    """Return the members of a set, of a sorted one the lowest first, each with what stands at places that it names.
+
+    Args:
+        key: Of the set.
+        places: Of texts, or ``place->field`` of hashes, with ``*`` for the member.
+        limit: Members at most; -1: all.
+    """
+    shown = [part for each in ("#", *places) for part in ("GET", each)]
+    found = yield ("SORT", key, "BY", "nosort", "LIMIT", 0, limit, *shown)
+    width = 1 + len(places)
+    return [(found[start], found[start + 1 : start + width]) for start in range(0, len(found), width)]
+
+
 def commit(guards: Sequence[Guard | Bounds], effects: Sequence[Command]) -> Program[bool]:
     """Apply the effects atomically if every guard holds; return whether they were."""
     return (yield from broken_guard(guards, effects)) is None

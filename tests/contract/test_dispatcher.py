@@ -13,7 +13,7 @@ from shared import dispatch_store, presence
 from shared.clock import Clock
 from shared.connections import connect, run
 from shared.ids import JobId, TeamId
-from shared.job_index import Queue
+from shared.job_index import DOORBELL, Queue
 from shared.job_store import JobStore
 from shared.jobs import JobRecord, JobStatus, Lane
 from shared.queue import QUEUE, Broker
@@ -111,6 +111,24 @@ def test_no_more_is_published_than_workers_can_take_and_teams_take_turns(
     late = accept(records, team_id=TeamId("late"))
     dispatcher.round()  # two slots and the headroom
     assert broker.waiting() == {greedy[0], greedy[1], late}
+
+
+def test_a_job_that_leaves_its_slot_rings_only_while_others_wait_for_room(
+    dispatcher: Dispatcher, records: redis.Redis
+) -> None:
+    jobs = [accept(records) for _ in range(5)]
+
+    def rings_when_one_ends() -> bool:
+        records.delete(DOORBELL)
+        run(records, STORE.update(jobs.pop(0), partial(cancel, now=datetime.now(UTC))))
+        return bool(records.llen(DOORBELL))
+
+    dispatcher.round()  # two slots and the headroom
+    dispatcher.round()  # asks for the ring, and looks whether it was too late for that
+    assert [rings_when_one_ends() for _ in range(2)] == [True, False]  # once is enough
+    dispatcher.round()  # asks once more, and publishes the last
+    dispatcher.round()  # need not ask
+    assert [rings_when_one_ends() for _ in range(2)] == [True, False]
 
 
 def test_teams_share_the_work_though_one_message_goes_out_at_a_time(

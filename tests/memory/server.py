@@ -146,6 +146,16 @@ class MemoryServer(Keyspace):
         self._tidied(key, 0)
         return [key, first]
 
+    def do_lmove(self, source: str, target: str, *ends: str) -> str | None:
+        assert ends == ("LEFT", "LEFT"), "only the first becomes the first"
+        if not (there := self._read(source, list)):
+            return None
+        self._read(target, list)  # it must be none, or a list
+        moved = str(there.pop(0))
+        self._tidied(source, 0)
+        self.do_lpush(target, moved)
+        return moved
+
     # Sorted sets
 
     def do_zadd(self, key: str, *parts: str) -> int:
@@ -198,6 +208,22 @@ class MemoryServer(Keyspace):
             offset, count = int(options[place + 1]), int(options[place + 2])
             found = found[offset:] if count < 0 else found[offset : offset + count]
         return [[member, value[member]] for member in found] if "WITHSCORES" in options else found
+
+    def do_sort(self, key: str, *parts: str) -> list[str | None]:
+        options, shown = parts[:5], parts[6::2]
+        assert options[:3] == ("BY", "nosort", "LIMIT"), "only a sorted set as it stands can be read"
+        first, count = int(options[3]), int(options[4])
+        (found,) = self._ranked([key])
+        members = cut(found.ordered(), options[3], str(first + count - 1 if count >= 0 else -1))
+        return [self._shown(pattern, member) for member in members for pattern in shown]
+
+    def _shown(self, pattern: str, member: str) -> str | None:
+        key, _, field = pattern.replace("*", member, 1).partition("->")
+        if pattern == "#":
+            return member
+        if self.do_type(key) != ("hash" if field else "string"):
+            return None
+        return self.do_hget(key, field) if field else self.do_get(key)
 
     def do_zremrangebyscore(self, key: str, least: str, most: str) -> int:
         return self.do_zrem(key, *self._read(key, SortedSet).between(least, most))

@@ -13,7 +13,7 @@ from shared.connections import run
 from shared.dispatch_store import SHARES
 from shared.errors import Canceled, ContentFlagged, DeadlineExceeded, TooManyAttempts
 from shared.ids import BatchId, JobId
-from shared.job_index import BACKLOG, COMPLETIONS, DOORBELL, accepted_us, index, place, scopes
+from shared.job_index import BACKLOG, COMPLETIONS, DOORBELL, ROOM_WANTED, accepted_us, index, place, scopes
 from shared.jobs import BatchEvent, JobRecord, WebhookEvent
 from shared.webhooks import message_id
 from tests.memory.clients import MemoryRedis
@@ -124,6 +124,7 @@ def _check_indices(site: Site) -> None:
         BACKLOG,
         COMPLETIONS,
         DOORBELL,
+        ROOM_WANTED,
         SHARES,
         WORKER_SPEED,
         batch_store.KEPT,
