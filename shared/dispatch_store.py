@@ -104,7 +104,7 @@ def work_of(jobs: Sequence[JobId]) -> Program[int]:
 
 
 def under_way(published: Sequence[JobId], running: Sequence[JobId]) -> Program[list[UnderWay]]:
-    """Return these jobs as far as they are; what nobody told of one of the release before is taken for little."""
+    """Return how far these jobs are; what nobody told of one of the release before is taken for little."""
     if not (jobs := [*published, *running]):
         return []
     asked: list[Program[Any]] = [_told(jobs, "lane", "accepted", "work", "ahead"), _progress(running)]
@@ -137,7 +137,7 @@ def unpublished_count() -> Program[int]:
 
 def published() -> Program[dict[JobId, float]]:
     """Return the queued jobs whose message is under way, with the server's time at which it went out."""
-    return {JobId(job_id): at for job_id, at in (yield ("ZRANGE", PUBLISHED, 0, -1, "WITHSCORES"))}
+    return (yield from _scores(PUBLISHED))
 
 
 def backlog() -> Program[dict[Queue, int]]:
@@ -165,12 +165,18 @@ def drop_empty(queues: Iterable[Queue]) -> Program[None]:
 def waiting(queues: Collection[Queue], limit: int) -> Program[list[Waiting]]:
     """Return the oldest jobs of each of these queues: so many, or more of each if there are few queues."""
     each = max(limit, SEEN // max(1, len(queues)))
-    told = [f"{place(JobId('*'))}->{field}" for field in ("accepted", "work", "attempt")]
-    pages = yield from together([members(queue.place, *told, limit=each) for queue in queues])
+    heads = yield from together([_head(queue, each) for queue in queues])
+    return [job for head in heads for job in head]
+
+
+def _head(queue: Queue, limit: int) -> Program[list[Waiting]]:
+    fields = (f"{place(JobId('*'))}->{field}" for field in ("work", "attempt"))
+    asked: list[Program[Any]] = [_scores(queue.place, limit), members(queue.place, *fields, limit=limit)]
+    accepted, found = yield from together(asked)
     return [
-        Waiting(JobId(job_id), queue, int(accepted or 0), int(work or 0), again=int(attempt or 0) > 0)
-        for queue, page in zip(queues, pages, strict=True)
-        for job_id, (accepted, work, attempt) in page
+        Waiting(JobId(job_id), queue, int(accepted[job_id]), int(work or 0), again=int(attempt or 0) > 0)
+        for job_id, (work, attempt) in found
+        if job_id in accepted  # others came or left in between
     ]
 
 
@@ -266,6 +272,11 @@ def _told(jobs: Sequence[JobId], *fields: str) -> Program[list[list[str | None]]
     """Return fields of each job's record."""
     found: list[list[str | None]] = yield [("HMGET", place(job_id), *fields) for job_id in jobs]
     return found
+
+
+def _scores(key: str, limit: int = 0) -> Program[dict[JobId, float]]:
+    """Return so many members of a sorted set with their scores, the lowest first; 0: all."""
+    return {JobId(job_id): score for job_id, score in (yield ("ZRANGE", key, 0, limit - 1, "WITHSCORES"))}
 
 
 def _progress(jobs: Sequence[JobId]) -> Program[list[str | None]]:

@@ -50,7 +50,8 @@ def effects(before: JobRecord | None, after: JobRecord, lease: timedelta) -> lis
     """Return all commands that a change of a record means; ``before`` is None for a new one."""
     text = after.model_dump_json(by_alias=True)
     fields = ("record", text, "version", after.version, "status", after.status, "attempt", after.attempt)
-    commands: list[Command] = [("HSET", place(after.id), *fields, *_fixed(after))]
+    fixed = ("work", after.parameters.work, "lane", after.lane, "accepted", accepted_us(after))
+    commands: list[Command] = [("HSET", place(after.id), *fields, *fixed)]
     if before is None or before.status is not after.status:
         commands += _moved(before, after, lease)
     commands += [*_settled(before, after), *_deadline(after), *told(before, after)]
@@ -59,11 +60,6 @@ def effects(before: JobRecord | None, after: JobRecord, lease: timedelta) -> lis
         for key in (*(variation.key for variation in before.variations), *own):
             commands += [*discard(key), orphan(key, after.erased_at)]
     return commands
-
-
-def _fixed(record: JobRecord) -> tuple[str | int, ...]:
-    """Return what the dispatcher reads of a job without its record, and what never changes."""
-    return ("work", record.parameters.work, "lane", record.lane, "accepted", accepted_us(record))
 
 
 def forgotten(record: JobRecord) -> list[Command]:
@@ -93,7 +89,7 @@ def adopted(record: JobRecord, *, counted: bool) -> list[Command]:
     commands: list[Command] = [
         ("ZADD", index(scope, record.status), accepted_us(record), record.id) for scope in scopes(record)
     ]
-    commands += [("HSET", place(record.id), *_fixed(record)), ("ZREM", UNREADABLE, record.id)]
+    commands += [("HSET", place(record.id), "work", record.parameters.work), ("ZREM", UNREADABLE, record.id)]
     commands += _deadline(record)
     if record.status is JobStatus.RUNNING:
         return commands
@@ -134,7 +130,7 @@ def _moved(before: JobRecord | None, after: JobRecord, lease: timedelta) -> list
         return [*commands, *taken, take_lease(after.id, after.attempt, lease)]
     if after.status is JobStatus.QUEUED:
         return [*commands, *queued(after), *ring()]
-    return [*commands, ("LMOVE", ROOM_WANTED, DOORBELL, "LEFT", "LEFT")]
+    return [*commands, ("LMOVE", ROOM_WANTED, DOORBELL, "LEFT", "LEFT"), ("LTRIM", DOORBELL, 0, 0)]
 
 
 def _settled(before: JobRecord | None, after: JobRecord) -> list[Command]:

@@ -96,7 +96,7 @@ def members(key: str, *places: str, limit: int = -1) -> Program[list[tuple[str, 
         limit: Members at most; -1: all.
     """
     shown = [part for each in ("#", *places) for part in ("GET", each)]
-    found = yield ("SORT", key, "BY", "nosort", "LIMIT", 0, limit, *shown)
+    found = yield ("SORT_RO", key, "BY", "nosort", "LIMIT", 0, limit, *shown)
     width = 1 + len(places)
     return [(found[start], found[start + 1 : start + width]) for start in range(0, len(found), width)]
 

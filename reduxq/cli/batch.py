@@ -148,7 +148,9 @@ def _upload(run: Run, pictures: Pictures, known: set[tuple[str, str]]) -> dict[s
         known: Names and keys of pictures that need no look at whether they are there.
     """
     client, state, teller = run
-    line, alike, keys = teller.line("uploads"), _alike(run, pictures), dict[str, str]()
+    line, keys = teller.line("uploads"), dict[str, str]()
+    line.show("looking at the pictures", 0, None)
+    alike = _alike(run, pictures)
 
     def upload(digest: str, names: list[str]) -> str:
         key = state.keys.get(digest, "")

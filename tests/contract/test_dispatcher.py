@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 import redis
 
-from api.dispatcher import Dispatcher
+from api.dispatcher import ROUND, Dispatcher
 from shared import dispatch_store, presence
 from shared.clock import Clock
 from shared.connections import connect, run
@@ -126,9 +126,28 @@ def test_a_job_that_leaves_its_slot_rings_only_while_others_wait_for_room(
     dispatcher.round()  # two slots and the headroom
     dispatcher.round()  # asks for the ring, and looks whether it was too late for that
     assert [rings_when_one_ends() for _ in range(2)] == [True, False]  # once is enough
-    dispatcher.round()  # asks once more, and publishes the last
-    dispatcher.round()  # need not ask
-    assert [rings_when_one_ends() for _ in range(2)] == [True, False]
+    dispatcher.round()  # asks once more, and publishes the last two
+    assert rings_when_one_ends()
+    dispatcher.round()
+    assert not rings_when_one_ends()
+
+
+def test_jobs_that_were_left_are_looked_at_again_before_it_waits(
+    dispatcher: Dispatcher, records: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, stop, play = list[timedelta | None](), Event(), dispatcher.round
+
+    def watched(wait: timedelta | None = None) -> bool:
+        waits.append(wait)
+        if len(waits) == 3:
+            stop.set()
+        return play(wait)
+
+    monkeypatch.setattr(dispatcher, "round", watched)
+    for _ in range(5):
+        accept(records)
+    dispatcher.run(stop)
+    assert waits == [None, None, ROUND]  # a slot may become free before the wish for it is known
 
 
 def test_teams_share_the_work_though_one_message_goes_out_at_a_time(

@@ -1,11 +1,15 @@
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from shared import dispatch_store, presence
 from shared.connections import connect, run
 from shared.errors import Misconfigured, RecordsUnavailable
 from shared.startup import require_durable
-from tests import servers
+from tests import queues, servers
+from tests.contract.rounds import STORE
+from tests.samples import fund, record
 
 
 def test_a_server_that_syncs_before_it_answers_is_good(tmp_path: Path) -> None:
@@ -31,3 +35,15 @@ def test_a_server_that_is_loading_its_data_is_not_taken_for_one_without_an_appen
     assert next(asking) == ("INFO", "persistence")
     with pytest.raises(RecordsUnavailable, match="loading"):
         asking.send({"loading": 1, "aof_enabled": 0})  # as Valkey 9.1 answers then
+
+
+def test_a_full_server_takes_no_job_and_still_tells_how_it_stands(tmp_path: Path) -> None:
+    with servers.valkey(tmp_path) as url, connect(url) as records:
+        fund(records)
+        run(records, presence.announce_worker("one", queues.LIFE, timedelta(seconds=9)))
+        records.config_set("maxmemory", 1)
+        with pytest.raises(RecordsUnavailable, match="takes no writes"):
+            run(records, STORE.accept(record()))
+        told = run(records, dispatch_store.figures())
+        assert (told.workers, told.full > 1) == (1, True)
+        assert run(records, STORE.running()) == ([], [])

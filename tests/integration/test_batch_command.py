@@ -124,6 +124,7 @@ def test_the_same_bytes_are_uploaded_once_whatever_their_names_and_whatever_was_
     uploads = {fact["picture"]: fact["key"] for fact in facts(customer) if "picture" in fact}
     assert len(uploads) == 3
     assert len([fact for fact in facts(customer) if "picture" in fact]) == 3
+    assert sorted(key.rpartition("_")[2] for key in uploads.values()) == ["a.png", "bird.png", "dog.png"]
     (customer.folder / "made" / FILE).unlink()
     customer.run(*ARGUMENTS, *QUICK)
     assert {fact["picture"]: fact["key"] for fact in facts(customer) if "picture" in fact} == uploads

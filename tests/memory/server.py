@@ -209,12 +209,12 @@ class MemoryServer(Keyspace):
             found = found[offset:] if count < 0 else found[offset : offset + count]
         return [[member, value[member]] for member in found] if "WITHSCORES" in options else found
 
-    def do_sort(self, key: str, *parts: str) -> list[str | None]:
+    def do_sort_ro(self, key: str, *parts: str) -> list[str | None]:
         options, shown = parts[:5], parts[6::2]
         assert options[:3] == ("BY", "nosort", "LIMIT"), "only a sorted set as it stands can be read"
         first, count = int(options[3]), int(options[4])
         (found,) = self._ranked([key])
-        members = cut(found.ordered(), options[3], str(first + count - 1 if count >= 0 else -1))
+        members = found.ordered()[first : None if count < 0 else first + count]
         return [self._shown(pattern, member) for member in members for pattern in shown]
 
     def _shown(self, pattern: str, member: str) -> str | None:
