@@ -52,6 +52,7 @@ LEAD: Final = timedelta(seconds=2)  #: a silent leader is replaced after this
 ROUND: Final = timedelta(seconds=0.5)  #: longest time between two looks when nobody rings
 GATHER: Final = 0.02  #: seconds between two looks in a rush: what is accepted meanwhile goes out in one go
 RUSH: Final = 4  #: jobs that go out in one round; with fewer each is worth a look of its own
+COUNT: Final = 0.25  #: seconds between two counts of the jobs that ended, for monitors
 PAUSE: Final = 0.5  #: seconds before the next try when a server does not answer
 TELL: Final = 1.0  #: seconds between two accounts of what waits
 REPAIR: Final = 60.0  #: seconds between two looks for jobs that no queue holds
@@ -280,7 +281,7 @@ def dispatch(settings: Settings) -> None:
     Thread(target=sweeper.run, args=(stop, dispatcher.name), name="sweeper", daemon=True).start()
     Thread(target=Feeder(settings).run, args=(stop, dispatcher.name), name="feeder", daemon=True).start()
     Thread(target=deliverer.run, args=(stop,), name="webhooks", daemon=True).start()
-    follow_in_background(settings, dispatcher.count_ended, clock, stop, late=GATHER)
+    follow_in_background(settings, dispatcher.count_ended, clock, stop, rest=COUNT)
     dispatcher.run(stop)
 
 

@@ -39,15 +39,15 @@ def endings_after(last: str) -> Program[tuple[str, list[JobId]]]:
 
 
 def follow_in_background(
-    settings: Settings, ended: Callable[[JobId], None], clock: Clock, stop: Event, late: float = 0.0
+    settings: Settings, ended: Callable[[JobId], None], clock: Clock, stop: Event, rest: float
 ) -> None:
     """Start a thread that does as :func:`follow_endings` says."""
     patient = connect(settings.records.url.get_secret_value(), timeout=2 * BLOCK)
-    Thread(target=follow_endings, args=(patient, ended, clock, stop, late), name="endings", daemon=True).start()
+    Thread(target=follow_endings, args=(patient, ended, clock, stop, rest), name="endings", daemon=True).start()
 
 
 def follow_endings(
-    records: redis.Redis, ended: Callable[[JobId], None], clock: Clock, stop: Event, late: float = 0.0
+    records: redis.Redis, ended: Callable[[JobId], None], clock: Clock, stop: Event, rest: float
 ) -> None:
     """Call ``ended`` with each job that ends, until told to stop; while the server is away it may miss some.
 
@@ -56,16 +56,16 @@ def follow_endings(
         ended: Called in the order in which the jobs ended.
         clock: Measures the pause when the server does not answer.
         stop: Ends this when the server answers next, after :data:`BLOCK` at the latest.
-        late: Seconds by which it may be called later, when those who wait for the job have gone on.
+        rest: Seconds before it listens again: of many jobs it hears in one go, and those who wait for them go first.
     """
     last = ""
     while not stop.is_set():
         try:
             last, jobs = run(records, endings_after(last))
-            if jobs and late:
-                clock.wait(stop, late)
             for job_id in jobs:
                 ended(job_id)
+            if jobs:
+                clock.wait(stop, rest)
         except Exception as error:  # noqa: BLE001  whatever it is, others wait for this to go on
             log.warning("cannot follow completions", error=repr(error))
             last = ""

@@ -27,7 +27,7 @@ from shared.settings import Settings
 from worker import gate
 from worker.broker import SteadyConnection
 from worker.engine import Engine
-from worker.lease import Lease, LeaseKeeper
+from worker.lease import HEED, Lease, LeaseKeeper
 from worker.runner import Runner, Score
 from worker.tasks import register
 from worker.work import Model
@@ -80,7 +80,7 @@ class Worker:
         self._engine.start()
         self._keeper.start()
         stop = Event()
-        follow_in_background(self._settings, self._keeper.doubt, self._clock, stop)
+        follow_in_background(self._settings, self._keeper.doubt, self._clock, stop, HEED)
         log.info("ready", worker=self._name)
         try:
             _consume(app, self._name, self._chosen.slots + self._chosen.ahead)

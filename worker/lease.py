@@ -23,6 +23,7 @@ from shared.progress import Progress
 log = structlog.get_logger(__name__)
 
 BEAT: Final = timedelta(seconds=0.25)  #: progress is told at most this often
+HEED: Final = 0.05  #: seconds between two looks at which jobs ended, for one of its own may have been canceled
 RENEWALS: Final = 4  #: renewals in the time a lease lasts
 REST: Final = 1.0  #: seconds after a failed attempt, times how many failed in a row
 LONGEST_REST: Final = 8.0  #: seconds

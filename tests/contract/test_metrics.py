@@ -88,7 +88,7 @@ def followed(dispatcher: Dispatcher, valkey: str) -> Iterator[Dispatcher]:
     """A dispatcher that hears of the jobs that end."""
     stop = Event()
     with connect(valkey, timeout=2 * BLOCK) as patient, ThreadPoolExecutor() as pool:
-        following = pool.submit(follow_endings, patient, dispatcher.count_ended, Clock(), stop)
+        following = pool.submit(follow_endings, patient, dispatcher.count_ended, Clock(), stop, 0.1)
         time.sleep(0.1)
         yield dispatcher
         stop.set()

@@ -173,7 +173,7 @@ def test_a_canceled_job_leaves_the_engine_at_its_next_step(desk: Desk, valkey: s
     desk.model.pace = 0.2
     job_id, stop = desk.accept(num_inference_steps=50), Event()
     with ThreadPoolExecutor() as pool, connect(valkey, timeout=2 * BLOCK) as patient:
-        following = pool.submit(follow_endings, patient, desk.keeper.doubt, Clock(), stop)
+        following = pool.submit(follow_endings, patient, desk.keeper.doubt, Clock(), stop, 0.1)
         running = pool.submit(desk.runner.run, job_id)
         wait_until(lambda: any(lease.progress for lease in desk.keeper.held()))
         (lease,) = desk.keeper.held()

@@ -21,7 +21,7 @@ from tests.sim.actors import Site
 from tests.sim.servers import Broker
 from tests.sim.world import Process
 from worker.engine import Engine
-from worker.lease import BEAT, LeaseKeeper
+from worker.lease import BEAT, HEED, LeaseKeeper
 from worker.runner import Runner
 from worker.work import Varied, Watch
 
@@ -107,7 +107,7 @@ class WorkerProcess(Process):
             model=MODEL,
         )
         self.spawn("keeper", self._keep)
-        self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop))
+        self.spawn("endings", lambda: follow_endings(records, self.keeper.doubt, self.clock, self._stop, HEED))
         for slot in range(slots):
             self.spawn(f"slot {slot}", lambda: self._take([AHEAD, QUEUE]))
         for place in range(ahead):
