@@ -76,7 +76,7 @@ class Service:
         """Have one variation made."""
         body = feature_body(self.source, num_inference_steps=STEPS, format="jpg")
         began = time.time()
-        answer = self._pool.request("POST", "/api/features", json=body | {"async": False}).json()
+        answer = self._pool.request("POST", "/api/features", json=body).json()
         ended = time.time()
         job = answer["aiRecord"]
         assert job["status"] == "SUCCESS", job
