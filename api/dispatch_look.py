@@ -24,13 +24,14 @@ class Look(NamedTuple):
     queues: Mapping[Queue, int]  #: queued work in TFLOP
     shares: Shares
     unpublished: int  #: queued jobs without a message
-    published: dict[JobId, float]  #: queued jobs whose message is under way, with the time at which it went out
+    published: int  #: queued jobs whose message is under way
+    oldest: dict[JobId, float]  #: the oldest of these, with the time at which it went out
     running: list[JobId]  #: that somebody holds
     lost: list[JobId]  #: running jobs whose lease is gone
 
     def overdue(self, patience: timedelta) -> list[JobId]:
         """Return the queued jobs whose message went out longer ago than that."""
-        return [job_id for job_id, at in self.published.items() if at <= self.at - patience.total_seconds()]
+        return [job_id for job_id, at in self.oldest.items() if at <= self.at - patience.total_seconds()]
 
     @property
     def ahead(self) -> int:
@@ -42,7 +43,7 @@ class Look(NamedTuple):
         """What is told to others, but for what waits."""
         speeds = [life.speed for life in self.lives.values() if life.speed]
         return Backlog(
-            published=len(self.published),
+            published=self.published,
             running=len(self.running),  # those of dead workers take nobody's room
             workers=len(self.lives),
             slots=sum(life.slots for life in self.lives.values()),
@@ -58,7 +59,7 @@ def look(store: JobStore, *, wait: timedelta | None, wants_room: bool, now: date
         wait: For at most so long; None: not at all.
         wants_room: Have it rung when a job ends after this look.
         now: A deadline before this has passed.
-        limit: Late jobs at most.
+        limit: Late jobs at most, and jobs whose message may be overdue.
     """
     asked: list[Program[Any]] = [
         dispatch_store.server_seconds(),
@@ -68,10 +69,10 @@ def look(store: JobStore, *, wait: timedelta | None, wants_room: bool, now: date
         dispatch_store.shares(),
         # In this order a job that is claimed in between counts twice, and never not at all.
         dispatch_store.unpublished_count(),
-        dispatch_store.published(),
+        dispatch_store.published(limit),
         store.running(),
     ]
     first: list[Program[Any]] = [dispatch_store.wait_for_ring(wait)] if wait else []
     first += [commit([], want_room())] if wants_room else []
-    *seen, (running, lost) = (yield from together([*first, *asked]))[len(first) :]
-    return Look._make([*seen, running, lost])
+    *seen, (published, oldest), (running, lost) = (yield from together([*first, *asked]))[len(first) :]
+    return Look._make([*seen, published, oldest, running, lost])

@@ -121,7 +121,7 @@ class Dispatcher:
                 self._publish(seen, state)
             left = seen.unpublished > self._sent
             self._hurries, self._wants_room = left and not self._wants_room, left
-            if overdue := seen.overdue(self._settings.dispatcher.republish_seconds)[:BATCH]:
+            if overdue := seen.overdue(self._settings.dispatcher.republish_seconds):
                 self._publish_again(overdue, seen)
         except RecordsUnavailable:
             self._server_run = ""
@@ -217,7 +217,8 @@ class Dispatcher:
     def _publish(self, seen: Look, state: Backlog) -> None:
         rules = self._settings.dispatcher
         workers = Room(state.slots, seen.ahead)
-        busy = self._run(dispatch_store.under_way([*seen.published], seen.running)) if workers.ahead else []
+        compare = workers.ahead and (state.published or state.running)
+        busy = self._run(dispatch_store.under_way(seen.lost)) if compare else []
         ahead = sum(job.ahead for job in busy)
         others = state.published + state.running - ahead
         free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)

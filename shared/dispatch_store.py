@@ -103,22 +103,28 @@ def work_of(jobs: Sequence[JobId]) -> Program[int]:
     return sum(int(work or 0) for (work,) in (yield from _told(jobs, "work")))
 
 
-def under_way(published: Sequence[JobId], running: Sequence[JobId]) -> Program[list[UnderWay]]:
-    """Return how far these jobs are; what nobody told of one of the release before is taken for little."""
-    if not (jobs := [*published, *running]):
-        return []
-    asked: list[Program[Any]] = [_told(jobs, "lane", "accepted", "work", "ahead"), _progress(running)]
-    told, made = yield from together(asked)
-    progress = [None] * len(published) + made
+def under_way(lost: Container[JobId]) -> Program[list[UnderWay]]:
+    """Return how far the published jobs are and those that run, but for the lost ones.
+
+    What nobody told of a job of the release before is taken for little.
+    """
+    told = [f"{place(JobId('*'))}->{field}" for field in ("lane", "accepted", "work", "ahead")]
+    asked: list[Program[Any]] = [
+        members(PUBLISHED, *told),
+        members(index(EVERYWHERE, JobStatus.RUNNING), *told, progress_place(JobId("*"))),
+    ]
+    published, running = yield from together(asked)
+    jobs = {**dict(published), **dict(running)}  # in this order none is missed that is claimed in between
     return [
         UnderWay(
             lane=Lane(lane or Lane.NORMAL),
             accepted_us=int(accepted or 0),
             work=int(work or 0),
-            left=int(work or 0) * (1 - (Progress.parse(done).done if done else 0.0)),
+            left=int(work or 0) * (1 - (Progress.parse(done[0]).done if any(done) else 0.0)),
             ahead=ahead == AHEAD,
         )
-        for (lane, accepted, work, ahead), done in zip(told, progress, strict=True)
+        for job_id, (lane, accepted, work, ahead, *done) in jobs.items()
+        if job_id not in lost
     ]
 
 
@@ -130,14 +136,16 @@ def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
 
 def unpublished_count() -> Program[int]:
     """Return how many queued jobs have no message under way; one that is claimed meanwhile may count."""
-    queued = index(EVERYWHERE, JobStatus.QUEUED)
-    jobs, published = yield [("ZCARD", queued), ("ZINTERCARD", 2, queued, PUBLISHED)]
-    return int(jobs) - int(published)
+    counts = [("ZCARD", index(EVERYWHERE, JobStatus.QUEUED)), ("ZCARD", PUBLISHED)]
+    # One that was set aside while it waited for its message is in no index, but gets it all the same.
+    queued, sent, aside = yield [*counts, ("ZINTERCARD", 2, UNREADABLE, PUBLISHED)]
+    return int(queued) - int(sent) + int(aside)
 
 
-def published() -> Program[dict[JobId, float]]:
-    """Return the queued jobs whose message is under way, with the server's time at which it went out."""
-    return (yield from _scores(PUBLISHED))
+def published(limit: int) -> Program[tuple[int, dict[JobId, float]]]:
+    """Return how many queued jobs have a message under way, and since when, by the server's time, the oldest have."""
+    count, oldest = yield [("ZCARD", PUBLISHED), ("ZRANGE", PUBLISHED, 0, limit - 1, "WITHSCORES")]
+    return int(count), {JobId(job_id): at for job_id, at in oldest}
 
 
 def backlog() -> Program[dict[Queue, int]]:
@@ -274,12 +282,6 @@ def _told(jobs: Sequence[JobId], *fields: str) -> Program[list[list[str | None]]
     return found
 
 
-def _scores(key: str, limit: int = 0) -> Program[dict[JobId, float]]:
-    """Return so many members of a sorted set with their scores, the lowest first; 0: all."""
+def _scores(key: str, limit: int) -> Program[dict[JobId, float]]:
+    """Return so many members of a sorted set with their scores, the lowest first."""
     return {JobId(job_id): score for job_id, score in (yield ("ZRANGE", key, 0, limit - 1, "WITHSCORES"))}
-
-
-def _progress(jobs: Sequence[JobId]) -> Program[list[str | None]]:
-    """Return how far each running job is, as its worker told it."""
-    found: list[str | None] = yield [("GET", progress_place(job_id)) for job_id in jobs]
-    return found

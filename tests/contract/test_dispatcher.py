@@ -8,6 +8,7 @@ from threading import Event
 import pytest
 import redis
 
+from api.dispatch_look import look
 from api.dispatcher import ROUND, Dispatcher
 from shared import dispatch_store, presence
 from shared.clock import Clock
@@ -65,6 +66,15 @@ def test_a_message_that_neither_broker_nor_worker_has_is_sent_again(
     assert broker.waiting() == {first, second}
     with connect(f"{valkey}/1") as client:
         assert client.llen(QUEUE) == 2
+
+
+def test_a_look_counts_all_messages_and_reads_only_the_oldest(records: redis.Redis) -> None:
+    jobs = [accept(records) for _ in range(4)]
+    records.zadd("jobs:published", {job_id: at for at, job_id in enumerate(jobs[:3], start=1)})
+    asked = look(STORE, wait=None, wants_room=False, now=datetime.now(UTC), limit=2)
+    seen = run(records, asked)
+    assert (seen.published, seen.unpublished, seen.oldest) == (3, 1, {jobs[0]: 1, jobs[1]: 2})
+    assert seen._replace(at=11).overdue(timedelta(seconds=10)) == [jobs[0]]
 
 
 def test_a_message_that_waits_for_a_busy_worker_is_not_sent_again(
