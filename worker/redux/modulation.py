@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
+import diffusers
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
@@ -81,11 +82,14 @@ class Modulation:
         return Numbers(_by_block(double, doubles), _by_block(single, singles), out)
 
     def fingerprint(self) -> str:
-        """Return what changes when a table would: files, biases, how they are computed."""
+        """Return what changes when a table would: files, biases, a row of each layer, how they are computed."""
         where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
-        found = sha256(repr((self._shards.versions, torch.__version__, where, str(self._dtype))).encode())
+        how = (self._shards.versions, torch.__version__, diffusers.__version__, where, str(self._dtype))
+        found = sha256(repr(how).encode())
         for layer in self._layers:
-            found.update(self._shards.read(f"{layer}.bias").view(torch.uint8).numpy().data)
+            # What is merged into a layer's weights changes each row; all of them are 6.5 GB in FLUX.1.
+            for part in (self._shards.read(f"{layer}.bias"), self._shards.read(f"{layer}.weight", rows=1)):
+                found.update(part.view(torch.uint8).numpy().data)
         return found.hexdigest()
 
     def _embeddings(self, timesteps: Sequence[float], guidance_scale: float) -> list[Tensor]:

@@ -10,13 +10,14 @@ from typing import Final
 
 import structlog
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from worker.redux.cache import Cache
 from worker.redux.device import Device
 from worker.redux.modulation import Modulation
+from worker.redux.shards import TensorFile
 
 log = structlog.get_logger(__name__)
 
@@ -58,16 +59,15 @@ class Tables:
         """Return the table of that key, unless it is missing or not what was written."""
         path = self._folder / key
         try:
-            with safe_open(path, "pt", backend="pread") as file:
-                table: Tensor = file.get_tensor("table")
-                digest = (file.metadata() or {}).get("digest")
-            if digest == _digest(key, table):
+            with TensorFile(path) as file:
+                table = file.read("table")
+            if file.metadata.get("digest") == _digest(key, table):
                 with suppress(OSError):  # another's file, or one that cannot be written
                     os.utime(path)  # the least recently used goes first
                 return table
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, LookupError, ValueError) as error:
             log.warning("cannot read a modulation table", path=str(path), reason=str(error))
             return None
         log.warning("a modulation table is not what was written", path=str(path))
@@ -76,12 +76,11 @@ class Tables:
     def _write(self, key: str, table: Tensor) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            data = save({"table": table}, {"digest": _digest(key, table)})
-            self._make_room(len(data))
+            self._make_room(table.nbytes)
             with NamedTemporaryFile(prefix=".", dir=self._folder, delete=False) as fresh:
-                fresh.write(data)
+                save_file({"table": table}, fresh.name, {"digest": _digest(key, table)})
             Path(fresh.name).replace(self._folder / key)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             log.warning("cannot keep a modulation table", folder=str(self._folder), reason=str(error))
 
     def _make_room(self, size: int) -> None:
