@@ -60,6 +60,12 @@ class PacedModel:
         assert row.step == row.steps
         return partial(Image.new, "RGB", row.size, (row.seed % 256, 0, 0))
 
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def between(self, first: float, second: float) -> float | None:
+        return second - first
+
 
 @dataclass
 class ChosenScores:

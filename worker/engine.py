@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from queue import SimpleQueue
-from threading import Event, Thread
-from typing import Any, Final
+from threading import Event, Lock, Thread
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -27,13 +27,25 @@ from shared.sizes import Size
 from shared.turns import take_turns
 from worker import metrics
 from worker.policy import pick
-from worker.work import Model, OutOfMemory, Trajectory, Varied, Watch, Work
+from worker.work import Model, OutOfMemory, Spent, Trajectory, Varied, Watch, Work
 
 log = structlog.get_logger(__name__)
+
+Made = TypeVar("Made")
 
 LOOK: Final = 0.5  #: seconds between two looks at whether the engine still makes calls
 SHORTAGE: Final = 600.0  #: seconds for which a size has fewer rows in a call after the device's memory ran out
 PACES: Final = 15  #: newest calls that tell how fast the engine is, without the slowest, which may have compiled
+
+
+class _Call(NamedTuple):
+    """A call of the model that the device was given."""
+
+    shares: list[tuple[Spent, float]]  #: of its time, by job
+    rows: int
+    size: Size | None  #: of a step's rows; None: it was no step
+    first: Any  #: the model's mark before it
+    second: Any  #: and behind it
 
 
 class _Silence:
@@ -65,6 +77,8 @@ class Engine:
         self._fits: dict[Size, tuple[int, float]] = {}  #: rows that the memory allowed, and until when, monotonic
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._works: list[Work] = []
+        self._under_way: deque[_Call] = deque()  #: calls that the device may still be at
+        self._accounting = Lock()
         self._paces: deque[tuple[float, float]] = deque(maxlen=PACES)  #: TFLOP, and seconds for them
         self.speed = 0.0  #: TFLOP/s of the last calls; 0 before the first
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
@@ -72,7 +86,6 @@ class Engine:
         self._own = _Silence()  #: while there is work
         self._beside = set[_Silence]()  #: what jobs' threads do that belongs to the model
         self._calls = 0
-        self._idled = True  #: before this call
         self._failures = 0  #: of the model, unexpected, since the last success
         self._stopped = Event()
         self._thread = Thread(target=self._run_or_die, name="engine", daemon=True)
@@ -107,7 +120,9 @@ class Engine:
         try:
             made = work.done.result()
             with self.watched():
-                return Varied([picture() for picture in made], work.seconds)
+                pictures = [picture() for picture in made]
+            self._account()  # the device is through with it by now
+            return Varied(pictures, work.spent.seconds)
         finally:
             work.drop()
 
@@ -150,11 +165,11 @@ class Engine:
         while self._admit():
             self._call()
             self._calls += 1
+            self._account()
             self._tell()
 
     def _admit(self) -> bool:
         """Take what was given, waiting for it if there is nothing else to do; False if no more will come."""
-        self._idled = not self._works
         while not self._works or not self._inbox.empty():
             work = self._inbox.get()
             if work is None:
@@ -204,7 +219,7 @@ class Engine:
         if work.rows:
             return True
         with self._blamed_on(work):
-            work.rows, _ = self._measured({work: work.open}, partial(self._model.begin, work.prepared))
+            work.rows = self._measured({work: work.open}, partial(self._model.begin, work.prepared))
             work.prepared = None
             return True
         return False
@@ -232,13 +247,8 @@ class Engine:
 
     def _step(self, chosen: dict[Work, list[int]], rows: list[Trajectory]) -> None:
         """Take a step with these rows, decode those that are through, and let jobs leave that are done."""
-        _, seconds = self._measured(chosen, partial(self._model.advance, rows))
+        self._measured(chosen, partial(self._model.advance, rows), step_of=rows[0].size)
         self._failures = 0
-        if not self._idled or not self._paces:  # the first call after a pause has none before it to wait for
-            self._paces.append((len(rows) * step_teraflops(rows[0].size), max(seconds, 1e-9)))
-            paces = sorted(self._paces, key=lambda pace: pace[0] / pace[1])[len(self._paces) > 1 :]
-            self.speed = sum(work for work, _ in paces) / sum(took for _, took in paces)
-        metrics.call(rows[0].size, len(rows), seconds)
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
             work.watch.tell([row.step for row in work.rows], work.recipe.num_inference_steps)
@@ -248,26 +258,41 @@ class Engine:
         """Decode the rows at these places, which are through; with its last the job leaves."""
         with self._blamed_on(work):
             for place in places:
-                picture, _ = self._measured({work: [place]}, partial(self._model.decode, work.rows[place]))
-                work.pictures.append(picture)
+                work.pictures.append(self._measured({work: [place]}, partial(self._model.decode, work.rows[place])))
             if not work.open:
                 self._leave(work)
 
-    def _measured(self, chosen: dict[Work, list[int]], call: Callable[[], Any]) -> tuple[Any, float]:
-        """Make a call of the model and put its time down to the jobs, by their rows; return its result and seconds.
+    def _measured(
+        self, chosen: dict[Work, list[int]], call: Callable[[], Made], *, step_of: Size | None = None
+    ) -> Made:
+        """Make a call of the model, whose time is put down to the jobs, by their rows, when the device is through."""
+        rows, first = sum(map(len, chosen.values())), self._model.mark()
+        made = call()
+        shares = [(work.spent, len(places) / rows) for work, places in chosen.items()]
+        self._under_way.append(_Call(shares, rows, step_of, first, self._model.mark()))
+        return made
 
-        On a GPU, which is one call behind, that is the time of the call before.
-        """
-        began = self._clock.monotonic()
-        try:
-            made = call()
-        finally:
-            seconds = self._clock.monotonic() - began
-            metrics.BUSY.inc(seconds)
-            rows = sum(map(len, chosen.values()))
-            for work, places in chosen.items():
-                work.seconds += seconds * len(places) / rows
-        return made, seconds
+    def _account(self) -> None:
+        """Put down the time of the calls that the device is through with; any thread may."""
+        with self._accounting:
+            while self._under_way:
+                call = self._under_way[0]
+                seconds = self._model.between(call.first, call.second)
+                if seconds is None:
+                    return
+                self._under_way.popleft()
+                metrics.BUSY.inc(seconds)
+                for spent, share in call.shares:
+                    spent.seconds += seconds * share
+                if call.size:
+                    metrics.call(call.size, call.rows, seconds)
+                    self._pace(call.rows * step_teraflops(call.size), seconds)
+
+    def _pace(self, work: float, seconds: float) -> None:
+        """Note how fast the engine was."""
+        self._paces.append((work, max(seconds, 1e-9)))
+        paces = sorted(self._paces, key=lambda pace: pace[0] / pace[1])[len(self._paces) > 1 :]
+        self.speed = sum(work for work, _ in paces) / sum(took for _, took in paces)
 
     @contextmanager
     def _blamed_on(self, work: Work) -> Iterator[None]:

@@ -46,6 +46,12 @@ class Model(Protocol):
     def decode(self, row: Any) -> Callable[[], Picture]:
         """Return what returns the finished picture, or raises; the job's own thread calls it."""
 
+    def mark(self) -> Any:
+        """Return a mark behind all that the device was given so far."""
+
+    def between(self, first: Any, second: Any) -> float | None:
+        """Return how many seconds the device took from one mark to another; None: it has not come so far."""
+
 
 class Watch(Protocol):
     """Who follows a job while the engine has it."""
@@ -64,7 +70,13 @@ class Varied(NamedTuple):
     """What came out of a job's denoising."""
 
     pictures: list[Picture]  #: in the order of the seeds
-    seconds: float  #: that the engine spent on this job
+    seconds: float  #: that the model took for this job
+
+
+class Spent:
+    """Seconds that the model took for a job; outlives the job, whose last call may end after it has left."""
+
+    seconds = 0.0
 
 
 class Work:
@@ -76,7 +88,7 @@ class Work:
         self.watch = watch
         self.entered = self.served = now
         self.arrived = min(now, watch.accepted)
-        self.seconds = 0.0  #: that the engine spent on it
+        self.spent = Spent()
         self.rows: Sequence[Trajectory] = ()  #: none before it has begun
         self.pictures: list[Callable[[], Picture]] = []  #: of the first rows, for they finish in order
         self.done: Future[list[Callable[[], Picture]]] = Future()

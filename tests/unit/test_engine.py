@@ -19,6 +19,7 @@ from shared.images import Picture, Source
 from shared.jobs import Recipe
 from tests.models import PacedModel, Steps, seed_of
 from tests.samples import picture, record
+from worker import metrics
 from worker.engine import Engine
 from worker.work import OutOfMemory, Varied
 
@@ -118,6 +119,7 @@ from shared.clock import Clock
 from tests.models import PacedModel
 from tests.samples import record
 from tests.unit.test_engine import SOURCE, Follower
+from worker import metrics
 from worker.engine import Engine
 class Hanging(PacedModel):
     def {what}(self, *given):
@@ -335,6 +337,40 @@ def test_the_engine_tells_how_long_it_took_and_how_long_it_still_needs() -> None
     assert left[1] >= 9 * 0.02
     assert left[1] > left[5] > left[9] >= 0.02
     assert engine.seconds_left == 0.0
+
+
+def test_on_a_device_that_is_a_call_behind_each_call_has_its_own_time() -> None:
+    class Behind(PacedModel):
+        given = passed = 0.0  #: seconds of work
+
+        def advance(self, rows: Sequence[Steps]) -> None:
+            super().advance(rows)
+            self.passed = self.given
+            self.given += rows[0].size.tokens
+
+        def decode(self, row: Steps) -> Callable[[], Picture]:
+            self.given += 0.5
+
+            def wait() -> Picture:
+                self.passed = self.given
+                return picture()
+
+            return wait
+
+        def mark(self) -> float:
+            return self.given
+
+        def between(self, first: float, second: float) -> float | None:
+            return second - first if second <= self.passed else None
+
+    large, small = (record(num_inference_steps=3, megapixels=each).parameters.recipe for each in ("1", "0.25"))
+    with running(Behind()) as engine:
+        for wish in (large, small, large):
+            calls = metrics.CALLS.labels(f"{wish.size.width}x{wish.size.height}", 1)
+            before = calls._sum.get()
+            assert engine.vary(SOURCE, wish, Follower()).seconds == 3 * wish.size.tokens + 0.5
+            assert calls._sum.get() - before == 3 * wish.size.tokens
+        assert not engine._under_way
 
 
 def test_a_normal_job_goes_ahead_of_a_low_one_that_runs() -> None:

@@ -6,6 +6,8 @@ exists: whatever returns is done.
 """
 
 from collections.abc import Callable
+from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ class Device:
             return lambda: tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         host.copy_(tensor, non_blocking=True)
-        copied = self._mark()
+        copied = self._event()
 
         def wait() -> Tensor:
             copied.synchronize()
@@ -55,7 +57,7 @@ class Device:
     def keep_pace(self) -> None:
         """Wait for the end of the call before the one that was just started: so a call takes as long as the device."""
         if self._gpu:
-            before, self._latest = self._latest, self._mark()
+            before, self._latest = self._latest, self._event()
             if before:
                 before.synchronize()
 
@@ -68,7 +70,18 @@ class Device:
         """Return what no other GPU is called; nothing without a GPU."""
         return f"GPU-{torch.cuda.get_device_properties(self._device).uuid}" if self._gpu else ""
 
-    def _mark(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    def mark(self) -> Any:
+        """Return a mark behind all that the device was given so far."""
+        return self._event() if self._gpu else perf_counter()
+
+    @staticmethod
+    def between(first: Any, second: Any) -> float | None:
+        """Return how many seconds the device took from one mark to another; None: it has not come so far."""
+        if isinstance(first, torch.cuda.Event):
+            return float(first.elapsed_time(second)) / 1e3 if second.query() else None
+        return float(second - first)
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event

@@ -57,7 +57,7 @@ class ReduxModel:
     def __init__(self, weights: Weights, settings: ModelSettings) -> None:
         self._weights = weights
         self._device = Device(weights.device)
-        self.memory = self._device.memory
+        self.memory, self.mark, self.between = self._device.memory, self._device.mark, self._device.between
         self.gpu = self._device.uuid()
         self._conditions = Cache(settings.conditions_bytes)
         self._rotary = Cache(ROTARY)
