@@ -196,8 +196,8 @@ class ModelSettings(_Group):
     """Torch device: `cuda`, `cuda:1`, `cpu`"""
     compile: bool = True
     """Whether a GPU runs the transformer's blocks compiled; a CPU never does"""
-    attention: Literal["expanded", "bias"] = "expanded"
-    """How the absent prompt's 512 equal rows take part in attention: as keys made 512, or as one key with a bias"""
+    attention: Literal["auto", "expanded", "bias"] = "auto"
+    """How the absent prompt's rows count as keys: `expanded` to 512, or one with a `bias`; `auto`: on a CPU that"""
     warm_sizes: tuple[str, ...] = ("1152x896", "1024x1024", "576x448")
     """Sizes that a worker tries before it is ready: those that are asked for when nothing is said, and a preview's"""
     cache: str = ""

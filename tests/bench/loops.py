@@ -210,9 +210,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--depth", type=int, nargs=2, default=DEPTH, help="double and single blocks")
-    parser.add_argument(
-        "--attention", choices=("expanded", "bias"), default="bias", help="of ours; on a CPU bias takes less time"
-    )
+    parser.add_argument("--attention", choices=("auto", "expanded", "bias"), default="auto", help="of ours")
     parser.add_argument("--call-tokens", type=int, default=CALL_TOKENS, help="of ours; 1024 are a row")
     given = parser.parse_args()
     scale = scale_of(given.depth)

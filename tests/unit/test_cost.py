@@ -1,7 +1,7 @@
 """The cost model against the operations that torch counts in FLUX.1's real shapes, on a device without memory."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from shared.cost import CONTEXT, decode_teraflops, step_teraflops, work_in_teraflops
 from shared.settings import JobsSettings
 from shared.sizes import ONE_MEGAPIXEL, AspectRatio, Megapixels, Size, size_of
+from tests.bench.gpu_variants import Ours
+from worker.redux.attention import Way, collapse
+from worker.redux.denoise import _velocity
+from worker.redux.modulation import Modulation
+from worker.redux.shards import Shards
 
 SIZES = [
     size_of(AspectRatio.SQUARE, Megapixels.QUARTER),
@@ -66,6 +71,22 @@ def test_a_step_costs_what_torch_counts_in_the_transformer(transformer: Any, siz
         )
     )
     assert 0.998 * step < step_teraflops(size) < step
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("attention", "least", "most"), [("bias", 0.993, 1), ("expanded", 1.018, 1.021)])
+def test_a_step_as_it_ships_costs_the_same_but_for_what_is_said_to_be_left_out(
+    size: Size, attention: Way, least: float, most: float
+) -> None:
+    like, absent = torch.empty(0, device="meta"), cast("Shards", None)
+    with like.device:
+        network = FluxTransformer2DModel(guidance_embeds=True)
+        given = [torch.empty(1, rows, width) for rows, width in ((size.tokens, 64), (CONTEXT, 3072), (1, 344 * 3072))]
+        rotary = torch.empty(2, CONTEXT + size.tokens, 128)
+    collapse(network, attention, like)
+    weights: Any = Ours(network, Modulation(network, absent, like.dtype, like.device), like.dtype)
+    step = counted(lambda: _velocity(weights, given[0], given[1], given[2][0], rotary))
+    assert least < step / step_teraflops(size) < most
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

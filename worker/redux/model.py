@@ -17,7 +17,7 @@ from shared.settings import ModelSettings
 from shared.sizes import Size
 from worker import metrics
 from worker.redux import decode, denoise
-from worker.redux.attention import collapse
+from worker.redux.attention import Way, collapse
 from worker.redux.cache import Cache
 from worker.redux.conditioning import condition, preprocess
 from worker.redux.denoise import Trajectory
@@ -64,9 +64,10 @@ class ReduxModel:
         folder = Path(settings.cache or "~/.cache/reduxq").expanduser() / "modulation"
         self._tables = Tables(weights.modulation, self._device, folder)
         self._channels: int = weights.transformer.config.in_channels // 4
-        like = torch.empty(0, device=weights.device, dtype=weights.dtype)
-        collapse(weights.transformer, settings.attention, like)
-        if settings.compile and weights.device.type == "cuda":
+        like, gpu = torch.empty(0, device=weights.device, dtype=weights.dtype), weights.device.type == "cuda"
+        usual: Way = "expanded" if gpu else "bias"  # a GPU's quickest attention takes no mask
+        collapse(weights.transformer, usual if settings.attention == "auto" else settings.attention, like)
+        if settings.compile and gpu:
             compile_blocks(weights.transformer)
 
     @torch.inference_mode()
