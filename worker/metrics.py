@@ -13,6 +13,7 @@ BUSY: Final = Counter(
 CALLS: Final = Summary("reduxq_engine_call_seconds", "One denoising step of some rows", ["size", "rows"])
 ROWS: Final = Histogram("reduxq_engine_call_rows", "Trajectories that shared a call", buckets=[1, 2, 4, 8, 16])
 CONDITIONS: Final = Counter("reduxq_engine_conditions", "Sources that the model was shown or remembered", ["cache"])
+TABLES: Final = Counter("reduxq_engine_tables", "Modulation tables from the device, the disk, or made anew", ["cache"])
 JOBS: Final = Gauge("reduxq_engine_jobs", "Jobs in the engine", ["state"])
 BEGUN, WAITING = JOBS.labels("begun"), JOBS.labels("waiting")
 LOAD: Final = Gauge("reduxq_model_load_seconds", "Loading the model until it is warm; 0: it is not yet")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worker import metrics
 from worker.redux.cache import Cache
 from worker.redux.device import Device
 from worker.redux.modulation import Modulation
@@ -46,13 +47,17 @@ class Tables:
         key = sha256(repr((self._fingerprint, timesteps, guidance_scale)).encode()).hexdigest()
 
         def make() -> Tensor:
-            kept = self._read(key)
-            if kept is not None:
+            if (kept := self._read(key)) is not None:
+                metrics.TABLES.labels("disk").inc()
                 return self._device.send(kept)
+            metrics.TABLES.labels("miss").inc()
             table = self._modulation.table(timesteps, guidance_scale)
             self._write(key, table.cpu())
             return table
 
+        if (here := self._memory.peek(key)) is not None:
+            metrics.TABLES.labels("hit").inc()
+            return here
         return self._memory.get(key, lambda: self._device.beside(make))
 
     def _read(self, key: str) -> Tensor | None:

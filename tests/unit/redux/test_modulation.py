@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.unit.redux.pictures import beach
 from tests.unit.redux.running import load, recipe
 from tests.unit.redux.stock import stock_context, stock_latents, stock_pipeline
+from worker import metrics
 from worker.redux import tables
 from worker.redux.device import Device
 from worker.redux.modulation import Modulation
@@ -85,10 +86,13 @@ def test_no_modulation_layer_is_ever_loaded(bundle: Path, weights: Weights) -> N
 
 
 def test_a_table_outlives_the_worker(counted: Any, tmp_path: Path) -> None:
+    told = [metrics.TABLES.labels(where) for where in ("miss", "disk", "hit")]
+    before = [each._value.get() for each in told]
     first = make_tables(counted, tmp_path / "new" / "folder").get(TIMESTEPS, 3.0)
-    second = make_tables(counted, tmp_path / "new" / "folder").get(TIMESTEPS, 3.0)
-    assert torch.equal(first, second)
+    again = make_tables(counted, tmp_path / "new" / "folder")
+    assert all(torch.equal(first, again.get(TIMESTEPS, 3.0)) for _ in range(3))
     assert len(counted.computed) == 1
+    assert [each._value.get() - was for each, was in zip(told, before, strict=True)] == [1, 1, 2]
 
 
 def test_steps_and_guidance_have_tables_of_their_own(counted: Any, tmp_path: Path) -> None:
