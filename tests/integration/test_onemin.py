@@ -69,7 +69,7 @@ def test_the_whole_way_from_a_picture_to_its_variations(client: httpx.Client, so
     assert (extra["safetyChecker"], extra["flagged"]) == ("safety", [])
     assert extra["price"] == {"credits": 473, "charged": 473, "usd": 0.0004725}
     assert extra["attempt"] == 1
-    assert extra["model"]["trained"] is False
+    assert (extra["model"]["trained"], extra["model"]["precision"]) == (False, "float32")
     assert record["temporaryUrl"].partition("?")[0] == extra["temporaryUrls"][0].partition("?")[0]
     for key, link in zip(keys, extra["temporaryUrls"], strict=True):
         assert f"/{key}?" in link

@@ -3,7 +3,7 @@ from io import BytesIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from shared.errors import BrokenImage, UnsupportedImage
 from shared.images import ImageType, inspect, read_source
@@ -78,6 +78,14 @@ def test_the_model_sees_the_picture_upright() -> None:
     exif[0x0112] = 6  # turned by 90 degrees
     upright = read_source(encoded(picture(64, 48), "JPEG", exif=exif)).picture
     assert upright.size == (48, 64)
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_with_the_picture_in_it() -> None:
+    whole = picture(4400, 2200)
+    reduced = read_source(encoded(whole, "JPEG")).picture
+    assert reduced.size == (2200, 1100)
+    difference = ImageChops.difference(reduced, whole.resize(reduced.size, Image.Resampling.BOX))
+    assert max(ImageStat.Stat(difference).mean) < 4
 
 
 def test_transparency_becomes_white() -> None:

@@ -1,18 +1,27 @@
 """Trajectories that join, leave and end in any order, in calls of any rows, are what they are alone."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageChops
 from torch import Tensor
 
+from shared.clock import Clock
+from shared.errors import LeaseLost
 from shared.jobs import Recipe
+from tests.servers import wait_until
 from tests.unit.redux.pictures import beach, portrait
-from tests.unit.redux.running import difference, finish, recipe, start
+from tests.unit.redux.running import difference, finish, recipe, source, start
+from worker.engine import Engine
+from worker.policy import Flight
 from worker.redux.denoise import Trajectory
 from worker.redux.model import ReduxModel
 
@@ -86,3 +95,69 @@ def _advance_some(model: ReduxModel, rows: list[Trajectory], random: Random) -> 
         size = random.choice(rows).size
         fitting = [row for row in rows if row.size == size]
         model.advance(random.sample(fitting, random.randint(1, len(fitting))))
+
+
+class Impatient:
+    """Who cancels a job before one of its calls."""
+
+    low, accepted = False, math.inf
+
+    def __init__(self, patience: float) -> None:
+        self._left = patience  #: calls
+
+    def check(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise LeaseLost
+
+    def tell(self, made: Sequence[int], steps: int) -> None:
+        """Take no note."""
+
+
+def test_the_engine_makes_of_each_job_what_it_makes_alone(model: ReduxModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that are all there at once, two of them canceled under way; any of one size share a call."""
+    random, calls, advance = Random(5), list[list[Trajectory]](), model.advance
+    small, large, never = (64, 64), (96, 64), math.inf
+    jobs = [
+        ("beach", recipe([1, 2], size=small, steps=2), never),
+        ("portrait", recipe([3, 4], size=small, steps=3, guidance_scale=1.0), 2),
+        ("portrait", recipe([5, 6], size=large, steps=4), never),
+        ("beach", recipe([7], size=small, steps=4, guidance_scale=4.5), never),
+        ("beach", recipe([8, 9], size=large, steps=3), 1),
+        ("portrait", recipe([1, 2], size=small, steps=2), never),
+    ]
+    alone = [[model.decode(row)() for row in finish(model, PICTURES[name], wish)] for name, wish, _ in jobs]
+
+    def spied(rows: Sequence[Trajectory]) -> None:
+        calls.append(list(rows))
+        advance(rows)
+
+    def any_of(flights: Sequence[Flight], **_: object) -> list[tuple[int, int]]:
+        size = random.choice(flights).size
+        places = [place for place, flight in enumerate(flights) if flight.size == size]
+        some = [(place, row) for place in places for row in range(random.randint(0, flights[place].rows))]
+        return some or [(places[0], 0)]
+
+    monkeypatch.setattr(model, "advance", spied)
+    monkeypatch.setattr("worker.engine.pick", any_of)
+    engine = Engine(model, Clock(), timedelta(minutes=1), call_tokens=6 * 16)
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [
+            pool.submit(engine.vary, source(PICTURES[name]), wish, Impatient(patience)) for name, wish, patience in jobs
+        ]
+        wait_until(lambda: engine._inbox.qsize() == len(jobs))
+        engine.start()
+        for future, (_, _, patience), expected in zip(futures, jobs, alone, strict=True):
+            if patience < math.inf:
+                assert isinstance(future.exception(60), LeaseLost)
+            else:
+                assert all(alike(*pair) for pair in zip(future.result(60).pictures, expected, strict=True))
+    engine.stop()
+    assert max(len({id(row.context) for row in rows}) for rows in calls) > 1
+    assert max(map(len, calls)) > 2
+
+
+def alike(one: Image.Image, other: Image.Image) -> bool:
+    """Say whether 99.9 % of the values differ by one level of 255 at most."""
+    differences = ImageChops.difference(one, other).tobytes()
+    return differences.count(0) + differences.count(1) >= 0.999 * len(differences)
