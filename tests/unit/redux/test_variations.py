@@ -47,7 +47,11 @@ def test_the_same_seed_makes_the_same_picture_twice(model: ReduxModel) -> None:
     assert model.decode(first)().tobytes() == model.decode(second)().tobytes()
 
 
-def test_a_png_of_a_job_alone_equals_the_one_made_among_neighbours(model: ReduxModel) -> None:
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_png_of_a_job_alone_equals_the_one_made_among_neighbours(
+    bundle: Path, tmp_path: Path, precision: str
+) -> None:
+    model = make_model(load(bundle, precision=precision), tmp_path)
     wish = recipe([11], size=(256, 256), steps=6, guidance_scale=2.0)
     [alone] = finish(model, beach(), wish)
     [ours] = start(model, beach(), wish)
