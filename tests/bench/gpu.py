@@ -8,6 +8,7 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from os import environ
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,10 @@ from tests.bench.gpu_meter import Deadline
 from tests.bench.gpu_models import SCALES, write_bundle
 from tests.bench.gpu_plan import Plan, expect, picture_times
 from tests.bench.gpu_rows import Report, Row
-from tests.bench.gpu_variants import Bench
+from tests.bench.gpu_variants import Bench, stock_picture
 
-BUNDLE_SECONDS: Final = 200.0  #: kept for what is measured on a bundle
+PIPELINE_SECONDS: Final = 10.0  #: kept for diffusers' pipeline
+BUNDLE_SECONDS: Final = 200.0  #: and for what is measured on a bundle
 
 
 def measure(chosen: argparse.Namespace, folder: Path, report: Report) -> None:
@@ -46,7 +48,7 @@ def measure(chosen: argparse.Namespace, folder: Path, report: Report) -> None:
 def variants(chosen: argparse.Namespace, bench: Bench, deadline: Deadline, report: Report) -> None:
     """Measure the variants of step, attention and VAE."""
     report.facts["reference"] = expect(bench)
-    kept = 0.0 if chosen.no_bundle else BUNDLE_SECONDS
+    kept = PIPELINE_SECONDS if chosen.no_bundle else PIPELINE_SECONDS + BUNDLE_SECONDS
 
     def told(rows: list[Row], name: str) -> None:
         report.rows = rows
@@ -61,6 +63,7 @@ def variants(chosen: argparse.Namespace, bench: Bench, deadline: Deadline, repor
         most=chosen.seconds_per_variant,
         told=told,
     ).run()
+    report.attempt("stock: FluxPipeline, eager", partial(stock_picture, bench))
 
 
 def write(bundle: Bundle, bench: Bench) -> dict[str, float]:

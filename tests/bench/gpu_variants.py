@@ -6,10 +6,11 @@ What ships is made of ``worker.redux`` itself.
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from tests.bench.gpu_attention import WAYS, Processor
@@ -25,7 +26,7 @@ from tests.bench.gpu_models import (
     make_vae,
     stock_call,
 )
-from tests.bench.gpu_rows import LARGE, SMALL, Point
+from tests.bench.gpu_rows import LARGE, ONE, SMALL, Point
 from worker.redux.attention import CollapsedAttention, collapse
 from worker.redux.denoise import _velocity
 from worker.redux.float8 import use_float8
@@ -111,6 +112,32 @@ def stock(bench: Bench, *, compiled: bool = False, collapsed: bool = False) -> P
         return lambda: network(**given)[0]
 
     return network, at
+
+
+@torch.inference_mode()
+def stock_picture(bench: Bench) -> dict[str, float]:
+    """Return how long diffusers' pipeline takes for a picture, condition apart, as its users call it."""
+    vae = make_vae(bench.scale, bench.device, bench.dtype)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    pipeline = FluxPipeline(transformer=bench.stock, vae=vae, scheduler=scheduler, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    given = stock_call(bench.stock, bench.inputs(ONE))
+
+    def picture(steps: int) -> float:
+        began = perf_counter()
+        pipeline(
+            prompt_embeds=given["encoder_hidden_states"],
+            pooled_prompt_embeds=given["pooled_projections"],
+            width=bench.scale.large.width,
+            height=bench.scale.large.height,
+            num_inference_steps=steps,
+            guidance_scale=GUIDANCE,
+            generator=torch.Generator().manual_seed(1),
+        )
+        return perf_counter() - began
+
+    return {"first_s": picture(1), "image_s": picture(bench.scale.steps)}
 
 
 def ours(bench: Bench, attention: str = "expanded", *, compiled: bool = True, graph: bool = False) -> Prepared:

@@ -133,13 +133,14 @@ def test_a_picture_takes_its_steps_and_its_decoding(bench: Bench) -> None:
 def test_one_command_measures_and_reports_all_that_a_cpu_can_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = "--scale tiny --device cpu --no-bundle --seconds-per-point 0 --minutes 0.15 --out"
+    command = "--scale tiny --device cpu --no-bundle --seconds-per-point 0 --minutes 0.32 --out"
     monkeypatch.setattr(sys, "argv", ["gpu", *command.split(), str(tmp_path / "gpu.json")])
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     gpu.main()
     lines = capsys.readouterr().out.splitlines()
     written = json.loads((tmp_path / "gpu.json").read_text())
-    assert len(lines) == 2 + len(VARIANTS) == 2 + len(written["rows"])
+    assert len(lines) == 2 + len(VARIANTS) + 1 == 2 + len(written["rows"])
+    assert written["rows"][-1]["image_s"][LARGE] > 0
     assert not [row["failure"] for row in written["rows"] if row["failure"]]
     assert {"date", "command", "versions", "device", "reference"} <= written.keys()
     assert all(row["errors"][at] < 1e-5 for row in written["rows"] for at in row["paces"])
