@@ -6,7 +6,7 @@ and leave between calls, so a cancel takes effect within one call and a preview 
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,8 +57,8 @@ class _Silence:
 class Engine:
     """Runs the model for all jobs of this worker.
 
-    A model that fails in a way it does not know itself, twice without a success between, ends the process: a device
-    whose context is broken (CUDA's illegal memory access) fails every later job too.
+    A model that fails in a way it does not know itself, twice in the same kind of call without a success between, ends
+    the process: a device whose context is broken (CUDA's illegal memory access) fails every later job too.
 
     Args:
         model: Makes the variations.
@@ -86,7 +86,8 @@ class Engine:
         self._own = _Silence()  #: while there is work
         self._beside = set[_Silence]()  #: what jobs' threads do that belongs to the model
         self._calls = 0
-        self._failures = 0  #: of the model, unexpected, since the last success
+        self._doing = ""  #: the kind of call that the engine made last
+        self._failures = Counter[str]()  #: of the model, unexpected, since the last success, by kind of call
         self._stopped = Event()
         self._thread = Thread(target=self._run_or_die, name="engine", daemon=True)
         self._watchdog = Thread(target=self._watch, name="watchdog", daemon=True)
@@ -219,7 +220,7 @@ class Engine:
         if work.rows:
             return True
         with self._blamed_on(work):
-            work.rows = self._measured({work: work.open}, partial(self._model.begin, work.prepared))
+            work.rows = self._measured("begin", {work: work.open}, partial(self._model.begin, work.prepared))
             work.prepared = None
             return True
         return False
@@ -247,8 +248,7 @@ class Engine:
 
     def _step(self, chosen: dict[Work, list[int]], rows: list[Trajectory]) -> None:
         """Take a step with these rows, decode those that are through, and let jobs leave that are done."""
-        self._measured(chosen, partial(self._model.advance, rows), step_of=rows[0].size)
-        self._failures = 0
+        self._measured("step", chosen, partial(self._model.advance, rows), rows[0].size)
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
             work.watch.tell([row.step for row in work.rows], work.recipe.num_inference_steps)
@@ -258,16 +258,19 @@ class Engine:
         """Decode the rows at these places, which are through; with its last the job leaves."""
         with self._blamed_on(work):
             for place in places:
-                work.pictures.append(self._measured({work: [place]}, partial(self._model.decode, work.rows[place])))
+                decode = partial(self._model.decode, work.rows[place])
+                work.pictures.append(self._measured("decode", {work: [place]}, decode))
             if not work.open:
                 self._leave(work)
 
     def _measured(
-        self, chosen: dict[Work, list[int]], call: Callable[[], Made], *, step_of: Size | None = None
+        self, kind: str, chosen: dict[Work, list[int]], call: Callable[[], Made], step_of: Size | None = None
     ) -> Made:
         """Make a call of the model, whose time is put down to the jobs, by their rows, when the device is through."""
+        self._doing = kind
         rows, first = sum(map(len, chosen.values())), self._model.mark()
         made = call()
+        self._failures[kind] = 0
         shares = [(work.spent, len(places) / rows) for work, places in chosen.items()]
         self._under_way.append(_Call(shares, rows, step_of, first, self._model.mark()))
         return made
@@ -305,8 +308,8 @@ class Engine:
     def _fail(self, work: Work, error: Exception) -> None:
         """Let a job leave whose model failed."""
         if not isinstance(error, ReduxqError | OutOfMemory):
-            self._failures += 1
-            if self._failures > 1:
+            self._failures[self._doing] += 1
+            if self._failures[self._doing] > 1:
                 log.critical("the model failed twice in a row, and the worker ends", error=repr(error))
                 os._exit(1)
         self._leave(work, error)

@@ -96,12 +96,15 @@ SICK = """
 from tests.models import PacedModel
 from tests.samples import record
 from tests.unit.test_engine import SOURCE, Follower, running
-with running(PacedModel(fails_for=frozenset({13}))) as engine:
+class Sick(PacedModel):
+    def {what}(self, *given):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+with running(Sick()) as engine:
     try:
-        engine.vary(SOURCE, record(seed=13).parameters.recipe, Follower())
+        engine.vary(SOURCE, record().parameters.recipe, Follower())
     except RuntimeError:
         print("survived the first")
-    engine.vary(SOURCE, record(seed=13).parameters.recipe, Follower())
+    engine.vary(SOURCE, record().parameters.recipe, Follower())
 """
 IDLE = """
 import time
@@ -137,8 +140,9 @@ def ended(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
 
 
-def test_a_model_that_fails_twice_in_a_row_ends_its_worker_with_one_clear_line() -> None:
-    sick = ended(SICK)
+@pytest.mark.parametrize("what", ["begin", "advance", "decode"])
+def test_a_model_that_fails_twice_in_a_row_ends_its_worker_with_one_clear_line(what: str) -> None:
+    sick = ended(SICK.format(what=what))
     assert sick.returncode == 1
     first, line = sick.stdout.splitlines()
     assert first == "survived the first"
