@@ -207,9 +207,8 @@ class Dispatcher:
         queues = QUEUES if seen.ahead else (QUEUE,)
         there = self._broker.waiting(queues)
         lost = [job_id for job_id in overdue if job_id not in there]
-        asked = [self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]
-        whole = [record.id for record in self._run(together(asked)) if record]
-        again = self._run(dispatch_store.mark_again(whole, seen.at))
+        self._run(together([self._store.or_set_aside(job_id, self._store.get(job_id)) for job_id in lost]))
+        again = self._run(dispatch_store.mark_again(lost, seen.at))
         ahead = self._run(dispatch_store.went_ahead(again)) if AHEAD in queues else ()
         self._send(again, ahead, again=True)
         dispatch_metrics.REPUBLISHED.inc(len(again))
@@ -218,7 +217,7 @@ class Dispatcher:
         rules = self._settings.dispatcher
         workers = Room(state.slots, seen.ahead)
         compare = workers.ahead and (state.published or state.running)
-        busy = self._run(dispatch_store.under_way(seen.lost)) if compare else []
+        busy = self._run(dispatch_store.under_way({*seen.lost})) if compare else []
         ahead = sum(job.ahead for job in busy)
         others = state.published + state.running - ahead
         free = window(workers, others=others, ahead=ahead, headroom=rules.headroom)

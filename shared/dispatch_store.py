@@ -135,7 +135,10 @@ def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
 
 
 def unpublished_count() -> Program[int]:
-    """Return how many queued jobs have no message under way; one that is claimed meanwhile may count."""
+    """Return how many queued jobs have no message under way; one that is claimed meanwhile may count.
+
+    One whose record is gone may hide another until its message is overdue.
+    """
     counts = [("ZCARD", index(EVERYWHERE, JobStatus.QUEUED)), ("ZCARD", PUBLISHED)]
     # One that was set aside while it waited for its message is in no index, but gets it all the same.
     queued, sent, aside = yield [*counts, ("ZINTERCARD", 2, UNREADABLE, PUBLISHED)]
@@ -216,7 +219,10 @@ def mark_published(jobs: Sequence[Waiting], ahead: Container[JobId], given: Shar
 
 
 def mark_again(jobs: Iterable[JobId], now: float) -> Program[list[JobId]]:
-    """Note that the messages of published jobs go out once more; return those that are still queued."""
+    """Note that the messages of published jobs go out once more; return those that are still queued.
+
+    The others, ended or gone, take nobody's room any more.
+    """
     again = []
     for job_id in jobs:
         queued = Guard(("HGET", place(job_id), "status"), JobStatus.QUEUED)

@@ -20,7 +20,7 @@ from shared.jobs import JobRecord, JobStatus, Lane
 from shared.queue import QUEUE, Broker
 from shared.transitions import cancel, fail_attempt, finish
 from tests import queues
-from tests.contract.rounds import SETTINGS, STORE, accept, stored
+from tests.contract.rounds import SETTINGS, STORE, accept, hold, stored
 from tests.samples import MODEL, record, start, variations_of
 
 
@@ -281,6 +281,27 @@ def test_a_job_that_was_set_aside_in_its_queue_hides_no_other(
     second = accept(records)
     dispatcher.round()
     assert second in broker.waiting()
+
+
+def test_a_job_whose_record_is_gone_neither_keeps_its_slot_nor_hides_another_for_long(
+    dispatcher: Dispatcher, broker: Broker, records: redis.Redis, valkey: str
+) -> None:
+    gone = accept(records)
+    records.delete(f"job:{gone}")
+    run(records, STORE.or_set_aside(gone, STORE.update(gone, start)))  # as a deadline's end finds it
+    assert not run(records, STORE.adopt(gone, datetime.now(UTC)))
+    other = accept(records)
+    dispatcher.round()
+    assert broker.waiting() == {gone, other}
+    hold(records, other)
+    with connect(f"{valkey}/1") as client:
+        client.delete(QUEUE)  # a worker took both, and found no record of one
+    alone = accept(records)
+    time.sleep(1.1)
+    dispatcher.round()
+    assert run(records, queues.published_jobs()) == []
+    dispatcher.round()
+    assert broker.waiting() == {alone}
 
 
 def test_a_job_that_failed_or_finished_leaves_no_trace_in_the_queues(
