@@ -197,7 +197,7 @@ class ModelSettings(_Group):
     compile: bool = True
     """Whether a GPU runs the transformer's blocks compiled; a CPU never does"""
     attention: Literal["auto", "expanded", "bias"] = "auto"
-    """How the absent prompt's rows count as keys: `expanded` to 512, or one with a `bias`; `auto`: on a CPU that"""
+    """How the prompt's absent rows count as keys: `expanded` or by `bias`; `auto`: `bias` on a CPU, else `expanded`"""
     warm_sizes: tuple[str, ...] = ("1152x896", "1024x1024", "576x448")
     """Sizes that a worker tries before it is ready: those that are asked for when nothing is said, and a preview's"""
     cache: str = ""

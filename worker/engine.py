@@ -6,19 +6,18 @@ and leave between calls, so a cancel takes effect within one call and a preview 
 
 import math
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
-from typing import Any, Final, NamedTuple, TypeVar
+from threading import Event, Thread
+from typing import Final, TypeVar
 
 import structlog
 
 from shared.clock import Clock
-from shared.cost import step_teraflops
 from shared.errors import ReduxqError, ShuttingDown
 from shared.heartbeat import Beat, still
 from shared.images import Source
@@ -26,8 +25,9 @@ from shared.jobs import Recipe
 from shared.sizes import Size
 from shared.turns import take_turns
 from worker import metrics
+from worker.accounting import Accounts
 from worker.policy import pick
-from worker.work import Model, OutOfMemory, Spent, Trajectory, Varied, Watch, Work
+from worker.work import Model, OutOfMemory, Trajectory, Varied, Watch, Work
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +35,6 @@ Made = TypeVar("Made")
 
 LOOK: Final = 0.5  #: seconds between two looks at whether the engine still makes calls
 SHORTAGE: Final = 600.0  #: seconds for which a size has fewer rows in a call after the device's memory ran out
-PACES: Final = 15  #: newest calls that tell how fast the engine is, without the slowest, which may have compiled
-
-
-class _Call(NamedTuple):
-    """A call of the model that the device was given."""
-
-    shares: list[tuple[Spent, float]]  #: of its time, by job
-    rows: int
-    size: Size | None  #: of a step's rows; None: it was no step
-    first: Any  #: the model's mark before it
-    second: Any  #: and behind it
 
 
 class _Silence:
@@ -62,7 +51,7 @@ class Engine:
 
     Args:
         model: Makes the variations.
-        clock: Measures the calls.
+        clock: Tells whose turn it is.
         stall: With work and without a call's end for so long, the engine ends the process.
         call_tokens: Image tokens that share a call at most; one picture may have more.
         beat: Called again and again while the engine lives and does not hang.
@@ -77,10 +66,7 @@ class Engine:
         self._fits: dict[Size, tuple[int, float]] = {}  #: rows that the memory allowed, and until when, monotonic
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._works: list[Work] = []
-        self._under_way: deque[_Call] = deque()  #: calls that the device may still be at
-        self._accounting = Lock()
-        self._paces: deque[tuple[float, float]] = deque(maxlen=PACES)  #: TFLOP, and seconds for them
-        self.speed = 0.0  #: TFLOP/s of the last calls; 0 before the first
+        self._accounts = Accounts(model)
         self.seconds_left = 0.0  #: until the jobs are done that were here at the last call
         self._closes = math.inf  #: monotonic; what cannot be done by then is not begun or continued
         self._own = _Silence()  #: while there is work
@@ -122,10 +108,15 @@ class Engine:
             made = work.done.result()
             with self.watched():
                 pictures = [picture() for picture in made]
-            self._account()  # the device is through with it by now
+            self._accounts.settle()  # to make a picture of a copy takes longer than what comes behind the copy
             return Varied(pictures, work.spent.seconds)
         finally:
             work.drop()
+
+    @property
+    def speed(self) -> float:
+        """TFLOP/s of the last steps; 0 before the first."""
+        return self._accounts.speed
 
     @property
     def silence(self) -> float:
@@ -166,7 +157,7 @@ class Engine:
         while self._admit():
             self._call()
             self._calls += 1
-            self._account()
+            self._accounts.settle()
             self._tell()
 
     def _admit(self) -> bool:
@@ -220,7 +211,7 @@ class Engine:
         if work.rows:
             return True
         with self._blamed_on(work):
-            work.rows = self._measured("begin", {work: work.open}, partial(self._model.begin, work.prepared))
+            work.rows = self._make("begin", {work: work.open}, partial(self._model.begin, work.prepared))
             work.prepared = None
             return True
         return False
@@ -248,7 +239,7 @@ class Engine:
 
     def _step(self, chosen: dict[Work, list[int]], rows: list[Trajectory]) -> None:
         """Take a step with these rows, decode those that are through, and let jobs leave that are done."""
-        self._measured("step", chosen, partial(self._model.advance, rows), rows[0].size)
+        self._make("step", chosen, partial(self._model.advance, rows), step_of=rows[0].size)
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
             work.watch.tell([row.step for row in work.rows], work.recipe.num_inference_steps)
@@ -259,43 +250,18 @@ class Engine:
         with self._blamed_on(work):
             for place in places:
                 decode = partial(self._model.decode, work.rows[place])
-                work.pictures.append(self._measured("decode", {work: [place]}, decode))
+                work.pictures.append(self._make("decode", {work: [place]}, decode))
             if not work.open:
                 self._leave(work)
 
-    def _measured(
-        self, kind: str, chosen: dict[Work, list[int]], call: Callable[[], Made], step_of: Size | None = None
+    def _make(
+        self, kind: str, chosen: dict[Work, list[int]], call: Callable[[], Made], *, step_of: Size | None = None
     ) -> Made:
-        """Make a call of the model, whose time is put down to the jobs, by their rows, when the device is through."""
+        """Make a call of the model for these jobs, with the places of their rows."""
         self._doing = kind
-        rows, first = sum(map(len, chosen.values())), self._model.mark()
-        made = call()
+        made = self._accounts.measured(chosen, call, step_of=step_of)
         self._failures[kind] = 0
-        shares = [(work.spent, len(places) / rows) for work, places in chosen.items()]
-        self._under_way.append(_Call(shares, rows, step_of, first, self._model.mark()))
         return made
-
-    def _account(self) -> None:
-        """Put down the time of the calls that the device is through with; any thread may."""
-        with self._accounting:
-            while self._under_way:
-                call = self._under_way[0]
-                seconds = self._model.between(call.first, call.second)
-                if seconds is None:
-                    return
-                self._under_way.popleft()
-                metrics.BUSY.inc(seconds)
-                for spent, share in call.shares:
-                    spent.seconds += seconds * share
-                if call.size:
-                    metrics.call(call.size, call.rows, seconds)
-                    self._pace(call.rows * step_teraflops(call.size), seconds)
-
-    def _pace(self, work: float, seconds: float) -> None:
-        """Note how fast the engine was."""
-        self._paces.append((work, max(seconds, 1e-9)))
-        paces = sorted(self._paces, key=lambda pace: pace[0] / pace[1])[len(self._paces) > 1 :]
-        self.speed = sum(work for work, _ in paces) / sum(took for _, took in paces)
 
     @contextmanager
     def _blamed_on(self, work: Work) -> Iterator[None]:

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram, Summary
 from shared.sizes import Size
 
 BUSY: Final = Counter(
-    "reduxq_engine_busy_seconds", "Seconds that the engine spent in calls of the model; their rate is the busy ratio"
+    "reduxq_engine_busy_seconds", "Seconds that the device spent in calls of the model; their rate is the busy ratio"
 )
 CALLS: Final = Summary("reduxq_engine_call_seconds", "One denoising step of some rows", ["size", "rows"])
 ROWS: Final = Histogram("reduxq_engine_call_rows", "Trajectories that shared a call", buckets=[1, 2, 4, 8, 16])

@@ -122,7 +122,6 @@ from shared.clock import Clock
 from tests.models import PacedModel
 from tests.samples import record
 from tests.unit.test_engine import SOURCE, Follower
-from worker import metrics
 from worker.engine import Engine
 class Hanging(PacedModel):
     def {what}(self, *given):
@@ -374,7 +373,7 @@ def test_on_a_device_that_is_a_call_behind_each_call_has_its_own_time() -> None:
             before = calls._sum.get()
             assert engine.vary(SOURCE, wish, Follower()).seconds == 3 * wish.size.tokens + 0.5
             assert calls._sum.get() - before == 3 * wish.size.tokens
-        assert not engine._under_way
+        assert not engine._accounts._open
 
 
 def test_a_normal_job_goes_ahead_of_a_low_one_that_runs() -> None:

@@ -50,8 +50,8 @@ class Tables:
             if (kept := self._read(key)) is not None:
                 metrics.TABLES.labels("disk").inc()
                 return self._device.send(kept)
-            metrics.TABLES.labels("miss").inc()
             table = self._modulation.table(timesteps, guidance_scale)
+            metrics.TABLES.labels("miss").inc()
             self._write(key, table.cpu())
             return table
 
