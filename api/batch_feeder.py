@@ -19,7 +19,7 @@ import structlog
 
 from api.batch_requests import complete
 from api.batch_view import manifest_lines
-from api.onemin_requests import parse_prompt
+from api.onemin_requests import PromptObject
 from api.onemin_view import MODEL, TYPE
 from api.services import Services, connected
 from api.sources import named_source
@@ -194,7 +194,7 @@ async def _submit(services: Services, batch: Batch, entry: Entry) -> None:
     item = Item(batch_id=batch.id, line=entry.number)
     try:
         sent = complete(json.loads(entry.line.prompt), json.loads(batch.defaults))
-        prompt = parse_prompt(sent)
+        prompt = PromptObject.parse(sent)
         echo = Echo(type=TYPE, model=MODEL, prompt_object=json.dumps(sent), request_id=batch.request_id)
         draft = Draft(prompt.parameters, echo, low_priority=batch.low_priority, item=item)
         source = named_source(services, batch.caller, prompt.imageUrl, None)

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
-from api.fields import decoded, explained, no_none
-from api.onemin_requests import ALIASES, PromptObject, parse_prompt
+from api.fields import Body, decoded
+from api.onemin_requests import ALIASES, PromptObject
 from shared.errors import InvalidRequest, ReduxqError, UploadTooLarge
 
 LINE_BYTES: Final = 65_536  #: of one line; a promptObject takes some hundred
@@ -17,27 +17,23 @@ SAME: Final = tuple(
 )
 
 
-class Header(BaseModel):
+class Header(Body):
     """The first line, if it has ``defaults``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = Field(default_factory=dict)
     priority: Literal["low", "normal"] = "low"
     webhook: Annotated[str, Field(max_length=2048)] | None = None
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class Sent(BaseModel):
+class Sent(Body):
     """Any other line; what it has besides is its promptObject."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     customId: Annotated[str, Field(max_length=200)] | None = None  # noqa: N815  as our other fields of the wire
-
-
-_SENT: Final = TypeAdapter(Annotated[Sent, BeforeValidator(no_none)])
-_HEADER: Final = TypeAdapter(Annotated[Header, BeforeValidator(no_none)])
 
 
 class Checked(NamedTuple):
@@ -79,11 +75,8 @@ def header_of(number: int, line: bytes) -> Header | None:
         return None
     if not isinstance(value, dict) or "defaults" not in value:
         return None
-    try:
-        header = _HEADER.validate_python(value)
-    except ValidationError as error:
-        raise explained(error.errors()) from error
-    parse_prompt({"imageUrl": "any"} | header.defaults)
+    header = Header.parse(value)
+    PromptObject.parse({"imageUrl": "any"} | header.defaults)
     return header
 
 
@@ -91,9 +84,9 @@ def check_line(number: int, text: bytes, defaults: Mapping[str, Any]) -> Checked
     """Return what a line asks for, or why it cannot be."""
     custom_id = None
     try:
-        sent = _sent(number, text)
+        sent = Sent.parse(decoded(text, f"line {number}"))
         custom_id = sent.customId
-        return Checked(custom_id, parse_prompt(complete(sent.model_extra or {}, defaults)))
+        return Checked(custom_id, PromptObject.parse(complete(sent.model_extra or {}, defaults)))
     except InvalidRequest as error:
         return Checked(custom_id, error=error)
 
@@ -102,13 +95,6 @@ def complete(sent: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     """Return a line's parameters, with the defaults of those that it lacks under all their names."""
     named = {name for names in SAME if names & sent.keys() for name in names}
     return {name: value for name, value in defaults.items() if name not in named} | dict(sent)
-
-
-def _sent(number: int, text: bytes) -> Sent:
-    try:
-        return _SENT.validate_python(decoded(text, f"line {number}"))
-    except ValidationError as error:
-        raise explained(error.errors()) from error
 
 
 def _checked(number: int, line: bytes, *, whole: bool = True) -> bytes:

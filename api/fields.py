@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from datetime import timedelta
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from shared.errors import InvalidRequest
 from shared.jobs import SEEDS, OutputFormat
-from shared.sizes import Megapixels
+from shared.sizes import AspectRatio, Megapixels
 
 _ENCODE: Final = json.JSONEncoder(allow_nan=False).encode
 SHOWN: Final = 100  #: characters of a wrong value that an error repeats
@@ -41,18 +42,11 @@ def _jpg(value: object) -> object:
     return "jpg" if value == "jpeg" else value
 
 
-def no_none(value: object) -> object:
-    """Drop nulls: clients send them for what they leave open."""
-    if not isinstance(value, dict):
-        raise PydanticCustomError("object", "must be an object")
-    return {key: item for key, item in value.items() if item is not None}
-
-
 NumOutputs = Annotated[int, _whole(1, 4)]
 Steps = Annotated[int, _whole(1, 50)]
 Seed = Annotated[int, _whole(0, SEEDS - 1)]
 Quality = Annotated[int, _whole(1, 100)]
-Deadline = Annotated[int, _whole(1, 31_536_000)]  #: seconds, up to a year
+Deadline = Annotated[timedelta, _whole(1, 31_536_000)]  #: sent in seconds, up to a year
 WaitSeconds = Annotated[int, _whole(0, 60)]
 Offset = Annotated[int, _whole(0, 2**53)]
 PageSize = Annotated[int, _whole(1, 100)]
@@ -98,3 +92,47 @@ def _fault(fault: ErrorDetails) -> dict[str, Any]:
 def _shortened(value: object) -> object:
     """Return a value as it was sent, unless it is large."""
     return value if len(repr(value)) <= SHOWN else shown(value)
+
+
+class Body(BaseModel):
+    """An object as a client sends it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, sent: object) -> object:
+        """Drop nulls: clients send them for what they leave open."""
+        if not isinstance(sent, dict):
+            raise PydanticCustomError("object", "must be an object")
+        return {key: item for key, item in sent.items() if item is not None}
+
+    @classmethod
+    def parse(cls, sent: object) -> Self:
+        """Return what was sent.
+
+        Raises:
+            InvalidRequest: If anything is missing or not allowed; every fault is named with its value.
+        """
+        try:
+            return cls.model_validate(sent)
+        except ValidationError as error:
+            raise explained(error.errors()) from error
+
+
+class Choice(Body):
+    """What to make, the same for every facade but for some names and defaults."""
+
+    output_format: Format = OutputFormat.WEBP
+    aspect_ratio: AspectRatio = AspectRatio.STANDARD
+    num_outputs: NumOutputs = 1
+    num_inference_steps: Steps = 28
+    seed: Seed | None = None
+    output_quality: Quality = 80
+    disable_safety_checker: bool = False
+    megapixels: MegapixelsField = Megapixels.ONE
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of :class:`shared.jobs.Parameters` that it names."""
+        return self.model_dump(include=set(Choice.model_fields))

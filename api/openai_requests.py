@@ -3,11 +3,11 @@
 import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import FormData
 
-from api.fields import SHOWN, Format, MegapixelsField, NumOutputs, Quality, Seed, Steps, explained
+from api.fields import SHOWN, Choice, Format, NumOutputs
 from api.onemin_view import TYPE
 from shared.errors import InvalidRequest, UnsupportedModel
 from shared.jobs import Echo, OutputFormat
@@ -28,33 +28,26 @@ def _known_size(value: object) -> object:
     return value
 
 
-class VariationForm(BaseModel):
+class VariationForm(Choice):
     """The fields beside the image: OpenAI's, then ours; unknown ones are ignored."""
 
-    model_config = ConfigDict(frozen=True)
-
     model: str | None = None
-    n: NumOutputs = 1
+    num_outputs: NumOutputs = Field(1, alias="n")
     response_format: Literal["b64_json", "url"] = "b64_json"
     size: Annotated[str, BeforeValidator(_known_size, json_schema_input_type=Literal[tuple(SIZES)])] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     aspect_ratio: AspectRatio = AspectRatio.SQUARE
-    megapixels: MegapixelsField = Megapixels.ONE
-    num_inference_steps: Steps = 28
-    seed: Seed | None = None
     output_format: Format = OutputFormat.JPG
-    output_quality: Quality = 80
-    disable_safety_checker: bool = False
 
+    @property
     def parameters(self) -> dict[str, Any]:
-        """Return what to make; a size says shape and area at once."""
-        named = {"num_inference_steps", "seed", "output_format", "output_quality", "disable_safety_checker"}
+        """What to make; a size says shape and area at once."""
         ratio, area = SIZES[self.size] if self.size else (self.aspect_ratio, self.megapixels)
-        return self.model_dump(include=named) | {"num_outputs": self.n, "aspect_ratio": ratio, "megapixels": area}
+        return super().parameters | {"aspect_ratio": ratio, "megapixels": area}
 
     def echo(self, model: str, request_id: str) -> Echo:
         """Return what the record says of the request, in the words of 1min.ai's promptObject."""
-        sent = self.model_dump(mode="json", exclude={"model"}, exclude_unset=True)
+        sent = self.model_dump(mode="json", exclude={"model"}, exclude_unset=True, by_alias=True)
         return Echo(type=TYPE, model=model, prompt_object=json.dumps(sent), end_user=self.user, request_id=request_id)
 
 
@@ -73,7 +66,4 @@ def parse_form(form: FormData, models: tuple[str, ...]) -> tuple[VariationForm, 
     clash = [name for name in ("aspect_ratio", "megapixels") if name in fields and "size" in fields]
     if clash:
         raise InvalidRequest.of(clash[0], "says what size says too; send one of them", fields[clash[0]])
-    try:
-        return VariationForm.model_validate(fields), model
-    except ValidationError as error:
-        raise explained(error.errors()) from error
+    return VariationForm.parse(fields), model
