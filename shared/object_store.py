@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 REFUSED: Final = frozenset({401, 403})  #: statuses
 DENIED: Final = frozenset({"ExpiredToken", "InvalidToken", "NoSuchBucket"})  #: as well, with other statuses
-OURS: Final = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10)  #: seconds
 SECONDS: Final = Histogram("reduxq_storage_seconds", "Calls of the object storage", ["operation"], buckets=BUCKETS)
@@ -61,15 +60,6 @@ class ObjectStore:
         self._session = boto3.session.Session(access_key, secret_key, region_name=settings.region)
         self._credentials = self._session.get_credentials()
         self._client = self._connect(settings.endpoint)
-
-    def create_bucket(self) -> None:
-        """Make the bucket unless it exists."""
-        with _call("create"):
-            try:
-                self._client.create_bucket(Bucket=self.bucket)
-            except ClientError as error:
-                if _code(error) not in OURS:
-                    raise
 
     def require_writable(self) -> None:
         """Fail unless objects can be written and deleted.

@@ -78,9 +78,7 @@ def storage(s3: str) -> StorageSettings:
 
 @pytest.fixture(scope="session")
 def objects(storage: StorageSettings) -> ObjectStore:
-    store = ObjectStore(storage)
-    store.create_bucket()
-    return store
+    return ObjectStore(storage)
 
 
 @pytest.fixture(scope="module")

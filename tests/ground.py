@@ -33,7 +33,6 @@ class Ground:
         keys = {"access_key": SecretStr(servers.ACCESS_KEY), "secret_key": SecretStr(servers.SECRET_KEY)}
         self.storage = StorageSettings(endpoint=endpoint, bucket="tests", **keys)
         self.objects = ObjectStore(self.storage)
-        self.objects.create_bucket()
 
     def serve(self, server: Any) -> str:
         """Start ``servers.valkey`` or ``servers.s3``, for the first time or again, and give its URL."""

@@ -83,8 +83,8 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def s3(folder: Path, *, port: int = 0) -> Iterator[str]:
-    """Run an S3 server and give its endpoint."""
-    (folder / "objects").mkdir(parents=True, exist_ok=True)
+    """Run an S3 server with the bucket ``tests`` and give its endpoint."""
+    (folder / "objects" / "tests").mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     rclone = Path(sys.executable).parent / "rclone"
     arguments = [str(rclone), "serve", "s3", "--addr", f"127.0.0.1:{port}", str(folder / "objects")]

@@ -12,12 +12,9 @@ from typing import Any
 
 import httpx
 import psutil
-from pydantic import SecretStr
 
 from shared.connections import connect, run
 from shared.keys import create_key
-from shared.object_store import ObjectStore
-from shared.settings import StorageSettings
 from tests import servers
 from tests.samples import encoded, picture
 
@@ -63,8 +60,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with servers.valkey(folder / "valkey") as valkey, servers.s3(folder) as s3:
-            keys = {"access_key": SecretStr(servers.ACCESS_KEY), "secret_key": SecretStr(servers.SECRET_KEY)}
-            ObjectStore(StorageSettings(endpoint=s3, bucket="tests", **keys)).create_bucket()
             with connect(valkey) as records:
                 key = run(records, create_key("bench", "somebody"))
             with servers.api(folder, servers.settings_for(valkey, s3) | FOR_EVER) as url:

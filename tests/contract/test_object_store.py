@@ -34,12 +34,6 @@ def test_what_is_put_is_got_until_it_is_deleted(either: ObjectStore) -> None:
         either.get(KEY)
 
 
-def test_making_the_bucket_twice_is_no_error(either: ObjectStore) -> None:
-    either.create_bucket()
-    either.create_bucket()
-    either.put(KEY, b"bytes", "image/png")
-
-
 def test_a_link_works_and_one_changed_character_breaks_it(objects: ObjectStore) -> None:
     objects.put(KEY, b"bytes", "image/png")
     link = objects.sign(KEY)

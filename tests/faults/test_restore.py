@@ -137,7 +137,6 @@ def lose_everything(town: Town) -> None:
         town.stop(server)
         shutil.rmtree(town.folder / server.__name__)
         town.serve(server)
-    town.objects.create_bucket()
     town.crew.revive()
     wait_until(lambda: town.warm() and town.answers(), 60)
 

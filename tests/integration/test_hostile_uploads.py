@@ -16,13 +16,10 @@ import httpx
 import psutil
 import pytest
 import redis
-from pydantic import SecretStr
 
 from api.decoding import PATIENCE
 from shared.connections import connect, run
 from shared.keys import create_key
-from shared.object_store import ObjectStore
-from shared.settings import StorageSettings
 from tests import servers
 from tests.hostile import scan_bomb, uploads
 from tests.samples import encoded, picture
@@ -94,10 +91,6 @@ def _megabytes(process: psutil.Process) -> int:
 @pytest.fixture
 def api(tmp_path: Path, valkey: str) -> Iterator[Api]:
     with servers.s3(tmp_path / "s3") as endpoint, connect(f"{valkey}/0") as records:
-        access, secret = SecretStr(servers.ACCESS_KEY), SecretStr(servers.SECRET_KEY)
-        ObjectStore(
-            StorageSettings(endpoint=endpoint, access_key=access, secret_key=secret, bucket="tests")
-        ).create_bucket()
         key = run(records, create_key("team", "user"))
         environment = {"REDUXQ_TEAMS__REQUESTS_PER_MINUTE": "1000000", "REDUXQ_LOG__LEVEL": "WARNING"}
         with servers.api(tmp_path, servers.settings_for(valkey, endpoint) | environment) as url:

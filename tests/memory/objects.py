@@ -16,9 +16,6 @@ class MemoryObjects(ObjectStore):
         self.stored: dict[AssetKey, bytes] = {}
         self._public_endpoint = "http://storage.example"
 
-    def create_bucket(self) -> None:
-        pass
-
     def put(self, key: AssetKey, body: BinaryIO | bytes, content_type: str) -> str:
         data = body if isinstance(body, bytes) else body.read()
         self.stored[key] = data
