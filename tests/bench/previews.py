@@ -7,7 +7,6 @@ acceptance, as a queue has it that knows neither lanes nor teams. Run by ``make 
 """
 
 import argparse
-import math
 import random
 import statistics
 import tempfile
@@ -110,8 +109,10 @@ def measure(order: Order, previews: int, large: int, pace: float) -> None:
         done = (bench.finished() - before) / minutes
     print(f"{order.name}: {len(waits)} previews; meanwhile {done:.0f} large jobs a minute")
     for what, seconds in zip(("a worker has it", "its first step"), zip(*waits, strict=True), strict=True):
-        p99 = statistics.quantiles(seconds, n=100, method="inclusive")[98] if len(seconds) >= FEW else math.nan
-        print(f"{statistics.median(seconds):8.3f} s median {p99:8.3f} s p99 {max(seconds):8.3f} s most, until {what}")
+        told = f"{statistics.median(seconds):8.3f} s median {max(seconds):8.3f} s most"
+        if len(seconds) >= FEW:
+            told += f" {statistics.quantiles(seconds, n=100, method='inclusive')[98]:8.3f} s p99"
+        print(f"{told}, until {what}")
 
 
 def main() -> None:
