@@ -155,3 +155,5 @@ def test_a_bundle_is_loaded_makes_pictures_and_is_served(tmp_path: Path) -> None
     found = {name: stage() for name, _, stage in bundle.stages()}
     assert all(told["first_s"] > 0 for told in found.values())
     assert len(found) == 4
+    (served,) = (told for told in found.values() if "gpu_s" in told)
+    assert 0 < served["gpu_s"] <= served["image_s"]
