@@ -95,7 +95,7 @@ class Manifest:
         parameters = Parameters(**chosen | {"source": AssetKey(""), "seed": chosen["seed"] or 0})
         self.price += in_credits(parameters.usd, self.services.settings.teams.credits_per_usd)
         self.work += parameters.work
-        return found.prompt.model_dump_json(exclude_unset=True, by_alias=True)
+        return found.prompt.model_dump_json(exclude_unset=True)
 
     def batch(self, request_id: str) -> Batch:
         """Return the record of the whole."""

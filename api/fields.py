@@ -95,9 +95,9 @@ def _shortened(value: object) -> object:
 
 
 class Body(BaseModel):
-    """An object as a client sends it."""
+    """An object as a client sends it, written again in the client's names."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -135,4 +135,4 @@ class Choice(Body):
     @property
     def parameters(self) -> dict[str, Any]:
         """Those of :class:`shared.jobs.Parameters` that it names."""
-        return self.model_dump(include=set(Choice.model_fields))
+        return self.model_dump(include=set(Choice.model_fields), by_alias=False)

@@ -28,9 +28,7 @@ async def create_variation(request: Request, caller: Caller, services: ServicesD
     async with form_with(request, "image") as (form, image):
         asked, model = parse_form(form, services.settings.api.openai_models)
         upload = await receive(services, image, "image")
-        once = once_of(
-            request, caller, fingerprint("variations", asked.model_dump(mode="json", by_alias=True), upload.digest)
-        )
+        once = once_of(request, caller, fingerprint("variations", asked.model_dump(mode="json"), upload.digest))
         draft = Draft(
             parameters=asked.parameters,
             echo=asked.echo(model, request.state.request_id),

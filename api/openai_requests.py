@@ -47,7 +47,7 @@ class VariationForm(Choice):
 
     def echo(self, model: str, request_id: str) -> Echo:
         """Return what the record says of the request, in the words of 1min.ai's promptObject."""
-        sent = self.model_dump(mode="json", exclude={"model"}, exclude_unset=True, by_alias=True)
+        sent = self.model_dump(mode="json", exclude={"model"}, exclude_unset=True)
         return Echo(type=TYPE, model=model, prompt_object=json.dumps(sent), end_user=self.user, request_id=request_id)
 
 

@@ -1,5 +1,6 @@
-"""Models without weights: they keep the engine's promises at a pace of the test's choosing."""
+"""Models without weights: they keep the engine's promises at a pace of the test's choosing; and who follows a job."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from shared.errors import LeaseLost, ReduxqError
 from shared.images import Picture, Source
 from shared.jobs import Recipe
 from shared.sizes import Size
@@ -65,6 +67,26 @@ class PacedModel:
 
     def between(self, first: float, second: float) -> float | None:
         return second - first
+
+
+class Follower:
+    """Notes the progress and ends the job before a step, if told to."""
+
+    low, accepted = False, math.inf
+
+    def __init__(self, end_at: int = -1, error: ReduxqError | None = None) -> None:
+        self.seen: list[tuple[int, int]] = []  #: steps made, as a mean of the variations, and all
+        self.each: list[Sequence[int]] = []
+        self.end_at = end_at
+        self.error = error or LeaseLost()
+
+    def check(self) -> None:
+        if len(self.seen) == self.end_at:
+            raise self.error
+
+    def tell(self, made: Sequence[int], steps: int) -> None:
+        self.seen.append((sum(made) // len(made), steps))
+        self.each.append(made)
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Records and pictures as tests need them."""
 
 import random
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 import redis
-from PIL import Image
+from PIL import Image, ImageChops
 
 from shared.ids import AssetKey, JobId, TeamId, UserId
 from shared.jobs import Echo, JobRecord, ModelIdentity, Parameters, Variation
@@ -66,6 +67,17 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
     """Something with structure in every channel."""
     across = Image.linear_gradient("L").resize((width, height))
     return Image.merge("RGB", (across, across.rotate(180), Image.radial_gradient("L").resize((width, height))))
+
+
+def alike(some: Iterable[Image.Image], others: Iterable[Image.Image]) -> float:
+    """Return the share of values of all these pictures that differ by one level of 255 at most."""
+    pairs = zip(some, others, strict=True)
+    differences = b"".join(ImageChops.difference(one, other).tobytes() for one, other in pairs)
+    return (differences.count(0) + differences.count(1)) / len(differences)
+
+
+def opened(file: bytes) -> Image.Image:
+    return Image.open(BytesIO(file))
 
 
 def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:

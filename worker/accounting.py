@@ -39,22 +39,20 @@ class Accounts:
         self._paces: deque[tuple[float, float]] = deque(maxlen=PACES)  #: TFLOP, and seconds for them
         self.speed = 0.0  #: TFLOP/s of the last steps; 0 before the first
 
-    def measured(
-        self, chosen: Mapping[Work, list[int]], call: Callable[[], Made], *, step_of: Size | None = None
-    ) -> Made:
+    def measured(self, chosen: Mapping[Work, list[int]], call: Callable[[], Made], *, is_step: bool) -> Made:
         """Make a call, whose time is the jobs' by their rows.
 
         Args:
             chosen: The jobs with the places of their rows.
             call: Of the model.
-            step_of: Rows of which size it takes a step with; None: with none.
+            is_step: Whether it takes a step with these rows, which then have one size.
         """
         rows, size = sum(map(len, chosen.values())), None
         shares = [(work.spent, len(places) / rows) for work, places in chosen.items()]
         first = self._model.mark()
         try:
             made = call()
-            size = step_of
+            size = next(iter(chosen)).recipe.size if is_step else None
         finally:
             self._open.append(_Call(shares, rows, size, first, self._model.mark()))
         return made

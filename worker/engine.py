@@ -239,7 +239,7 @@ class Engine:
 
     def _step(self, chosen: dict[Work, list[int]], rows: list[Trajectory]) -> None:
         """Take a step with these rows, decode those that are through, and let jobs leave that are done."""
-        self._make("step", chosen, partial(self._model.advance, rows), step_of=rows[0].size)
+        self._make("step", chosen, partial(self._model.advance, rows))
         for work, places in chosen.items():
             work.served = self._clock.monotonic()
             work.watch.tell([row.step for row in work.rows], work.recipe.num_inference_steps)
@@ -254,12 +254,10 @@ class Engine:
             if not work.open:
                 self._leave(work)
 
-    def _make(
-        self, kind: str, chosen: dict[Work, list[int]], call: Callable[[], Made], *, step_of: Size | None = None
-    ) -> Made:
+    def _make(self, kind: str, chosen: dict[Work, list[int]], call: Callable[[], Made]) -> Made:
         """Make a call of the model for these jobs, with the places of their rows."""
         self._doing = kind
-        made = self._accounts.measured(chosen, call, step_of=step_of)
+        made = self._accounts.measured(chosen, call, is_step=kind == "step")
         self._failures[kind] = 0
         return made
 

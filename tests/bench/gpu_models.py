@@ -21,6 +21,7 @@ NULLS: Final = 512  #: rows that an absent prompt leaves, all zero
 GUIDANCE: Final = 4.0  #: that and the timesteps are exact in bfloat16, times 1000 too, so that no error is theirs
 TIMESTEPS: Final = (1.0, 0.5, 0.25, 0.125)  #: of the rows of a call, which are at different steps
 ATTENTION_GAIN: Final = 2.0  #: of normed queries and keys: with 1 attention is nearly even, and no mistake in it shows
+NO_TEXT_ENCODERS: Final = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
 SHARD: Final = "10GB"  #: a file at most, as the hub's
 
 
@@ -129,6 +130,11 @@ def make_vae(scale: Scale, device: torch.device, dtype: torch.dtype) -> Autoenco
     return _made(lambda: AutoencoderKL(**fixed, **scale.vae), device).to(dtype)
 
 
+def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Return one with FLUX.1-dev's configuration."""
+    return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+
+
 def make_inputs(scale: Scale, size: Size, transformer: FluxTransformer2DModel) -> Inputs:
     """Return a call of as many rows as there are timesteps; fewer rows are the first of them."""
     generator = torch.Generator().manual_seed(size.width)
@@ -164,7 +170,7 @@ def write_bundle(folder: Path, scale: Scale, transformer: FluxTransformer2DModel
     checker.classifier.bias.data = torch.tensor((9.0, -9.0))  # every picture is harmless
     transformer.register_to_config(_reduxq_untrained=True)
     parts = [
-        ("base/scheduler", FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)),
+        ("base/scheduler", make_scheduler()),
         ("base/vae", make_vae(scale, device, dtype)),
         ("redux/image_encoder", _made(lambda: SiglipVisionModel(vision), device).to(dtype)),
         ("redux/image_embedder", _made(lambda: ReduxImageEncoder(width, context), device).to(dtype)),

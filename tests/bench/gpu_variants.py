@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from tests.bench.gpu_attention import WAYS, Processor
@@ -18,10 +18,12 @@ from tests.bench.gpu_meter import free
 from tests.bench.gpu_models import (
     ATTENTION_GAIN,
     GUIDANCE,
+    NO_TEXT_ENCODERS,
     NULLS,
     Inputs,
     Scale,
     make_inputs,
+    make_scheduler,
     make_transformer,
     make_vae,
     stock_call,
@@ -118,9 +120,7 @@ def stock(bench: Bench, *, compiled: bool = False, collapsed: bool = False) -> P
 def stock_picture(bench: Bench) -> dict[str, float]:
     """Return how long diffusers' pipeline takes for a picture, condition apart, as its users call it."""
     vae = make_vae(bench.scale, bench.device, bench.dtype)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipeline = FluxPipeline(transformer=bench.stock, vae=vae, scheduler=scheduler, **absent)
+    pipeline = FluxPipeline(transformer=bench.stock, vae=vae, scheduler=make_scheduler(), **NO_TEXT_ENCODERS)
     pipeline.set_progress_bar_config(disable=True)
     given = stock_call(bench.stock, bench.inputs(ONE))
 

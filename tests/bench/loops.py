@@ -6,7 +6,6 @@ so that the second shows what a condition that was kept saves. Run by ``make ben
 """
 
 import argparse
-import math
 import statistics
 import tempfile
 import time
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +20,6 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxPriorReduxPipeline
 from diffusers import FluxTransformer2DModel as Transformer
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
-from PIL import Image, ImageChops
 from transformers import SiglipVisionModel
 from transformers.models.siglip import SiglipImageProcessorPil
 
@@ -31,9 +28,18 @@ from shared.images import Picture, read_source
 from shared.jobs import OutputFormat, Recipe
 from shared.settings import ModelSettings, WorkerSettings
 from shared.sizes import Size
-from tests.bench.gpu_models import TINY, Scale, make_inputs, make_transformer, stock_call, write_bundle
+from tests.bench.gpu_models import (
+    NO_TEXT_ENCODERS,
+    TINY,
+    Scale,
+    make_inputs,
+    make_transformer,
+    stock_call,
+    write_bundle,
+)
+from tests.models import Follower
 from tests.paced_worker import clouds
-from tests.samples import encoded
+from tests.samples import alike, encoded, opened
 from worker.encoding import encode
 from worker.engine import Engine
 from worker.redux.model import ReduxModel
@@ -58,18 +64,6 @@ class Spent(NamedTuple):
     made: Any
 
 
-class Patience:
-    """A job that nobody cancels."""
-
-    low, accepted = False, math.inf
-
-    def check(self) -> None:
-        """Go on."""
-
-    def tell(self, made: Sequence[int], steps: int) -> None:
-        """Take no note."""
-
-
 @contextmanager
 def ours(folder: Path, attention: str, call_tokens: int) -> Iterator[tuple[Side, ReduxModel]]:
     """Run the worker's engine; a job ends as the runner ends it."""
@@ -79,7 +73,7 @@ def ours(folder: Path, attention: str, call_tokens: int) -> Iterator[tuple[Side,
     engine.start()
 
     def side(file: bytes, recipe: Recipe) -> list[bytes]:
-        return files(engine.vary(read_source(file), recipe, Patience()).pictures)
+        return files(engine.vary(read_source(file), recipe, Follower()).pictures)
 
     yield side, model
     engine.stop()
@@ -90,12 +84,11 @@ class Stock:
 
     def __init__(self, folder: Path) -> None:
         base, redux = str(folder / "base"), str(folder / "redux")
-        absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
         self.pipeline = FluxPipeline(
             transformer=Transformer.from_pretrained(base, subfolder="transformer"),
             vae=AutoencoderKL.from_pretrained(base, subfolder="vae"),
             scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler"),
-            **absent,
+            **NO_TEXT_ENCODERS,
         )
         self.pipeline.set_progress_bar_config(disable=True)
         self._prior = FluxPriorReduxPipeline(
@@ -165,17 +158,9 @@ def compare(sides: dict[str, Side], recipe: Recipe, rounds: int) -> None:
             statistics.median(other[column] / mine[column] for other, mine in pairs) for column in (0, 1)
         )
         seconds = statistics.median(each.wall for each in times)
-        same = min(alike(mine.made, other.made) for other, mine in pairs)
+        same = min(alike(*(map(opened, side.made) for side in pair)) for pair in pairs)
         told = f"{wall:.2f} times ours ({processor:.2f} in processor time); {same:.2%} of values within one level"
         print(f"{seconds:8.2f} s  {name}, {'the same source again' if again else 'a new source'}: {told}", flush=True)
-
-
-def alike(some: list[bytes], others: list[bytes]) -> float:
-    """Return the share of values that differ by one level of 255 at most."""
-    pairs = zip(some, others, strict=True)
-    differences = [ImageChops.difference(*(Image.open(BytesIO(file)) for file in pair)).tobytes() for pair in pairs]
-    together = b"".join(differences)
-    return (together.count(0) + together.count(1)) / len(together)
 
 
 @torch.inference_mode()

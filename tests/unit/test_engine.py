@@ -1,5 +1,4 @@
 import gc
-import math
 import subprocess
 import sys
 import time
@@ -14,36 +13,16 @@ from weakref import ReferenceType, ref
 import pytest
 
 from shared.clock import Clock
-from shared.errors import LeaseLost, ModelFailed, ReduxqError, ShuttingDown
+from shared.errors import LeaseLost, ModelFailed, ShuttingDown
 from shared.images import Picture, Source
 from shared.jobs import Recipe
-from tests.models import PacedModel, Steps, seed_of
+from tests.models import Follower, PacedModel, Steps, seed_of
 from tests.samples import picture, record
 from worker import metrics
 from worker.engine import Engine
 from worker.work import OutOfMemory, Varied
 
 SOURCE = Source(picture(), "digest")
-
-
-class Follower:
-    """Notes the progress and ends the job before a step, if told to."""
-
-    low, accepted = False, math.inf
-
-    def __init__(self, end_at: int = -1, error: ReduxqError | None = None) -> None:
-        self.seen: list[tuple[int, int]] = []  #: steps made, as a mean of the variations, and all
-        self.each: list[Sequence[int]] = []
-        self.end_at = end_at
-        self.error = error or LeaseLost()
-
-    def check(self) -> None:
-        if len(self.seen) == self.end_at:
-            raise self.error
-
-    def tell(self, made: Sequence[int], steps: int) -> None:
-        self.seen.append((sum(made) // len(made), steps))
-        self.each.append(made)
 
 
 @contextmanager

@@ -59,7 +59,6 @@ class Modulation:
         self._pooled: int = config.pooled_projection_dim
         self._split = (config.num_layers, config.num_single_layers, transformer.inner_dim)
         self._embedder = transformer.time_text_embed
-        self._embedder_names = [f"time_text_embed.{name}" for name in self._embedder.state_dict()]
         del transformer.time_text_embed
         self._layers = _take_layers(transformer)
 
@@ -87,19 +86,21 @@ class Modulation:
         where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
         how = (self._shards.versions, torch.__version__, diffusers.__version__, where, str(self._dtype))
         found = sha256(repr(how).encode())
-        parts = [self._shards.read(name) for name in self._embedder_names]
+        parts: list[tuple[str, int | None]] = [
+            (f"time_text_embed.{name}", None) for name in self._embedder.state_dict()
+        ]
         for layer in self._layers:
             # What is merged into a layer's weights changes their first row too; all of them are 6.5 GB in FLUX.1.
-            parts += [self._shards.read(f"{layer}.bias"), self._shards.read(f"{layer}.weight", rows=1)]
-        for part in parts:
-            found.update(part.view(torch.uint8).numpy().data)
+            parts += [(f"{layer}.bias", None), (f"{layer}.weight", 1)]
+        for name, rows in parts:
+            found.update(self._shards.read(name, rows).view(torch.uint8).numpy().data)
         return found.hexdigest()
 
     def _embeddings(self, timesteps: Sequence[float], guidance_scale: float) -> list[Tensor]:
         """Return (1, width) for each step, rounded on the way as the pipeline and the transformer round."""
         embedder = copy.deepcopy(self._embedder)
-        tensors = [self._read(name) for name in self._embedder_names]
-        embedder.load_state_dict(dict(zip(embedder.state_dict(), tensors, strict=True)), assign=True)
+        tensors = {name: self._read(f"time_text_embed.{name}") for name in embedder.state_dict()}
+        embedder.load_state_dict(tensors, assign=True)
         guidance = [self._scalar(guidance_scale) * 1000] if self._guided else []
         pooled = torch.zeros(1, self._pooled, device=self._device, dtype=self._dtype)
         return [embedder(self._scalar(timestep) / 1000 * 1000, *guidance, pooled) for timestep in timesteps]

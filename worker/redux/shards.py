@@ -3,10 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 from weakref import finalize
 
 import torch
@@ -48,7 +46,7 @@ class TensorFile:
         with safe_open(path, "pt", backend="pread"):
             pass  # it refuses a file that is not whole
         self._path, self._file = path, os.open(path, os.O_RDONLY)
-        self._close = finalize(self, os.close, self._file)
+        self.close = finalize(self, os.close, self._file)
         length = int.from_bytes(os.pread(self._file, 8, 0), "little")
         header = json.loads(os.pread(self._file, length, 8))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
@@ -56,14 +54,6 @@ class TensorFile:
             name: _Place(told["dtype"], tuple(told["shape"]), 8 + length + told["data_offsets"][0])
             for name, told in header.items()
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._close()
 
     @property
     def names(self) -> list[str]:
@@ -123,7 +113,7 @@ class Shards:
             self._files |= dict.fromkeys(file.names, file)
 
     @property
-    def names(self) -> Sequence[str]:
+    def names(self) -> list[str]:
         """What the tensors are called, in the order of the files."""
         return list(self._files)
 

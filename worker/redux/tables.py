@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -64,7 +64,7 @@ class Tables:
         """Return the table of that key, unless it is missing or not what was written."""
         path = self._folder / key
         try:
-            with TensorFile(path) as file:
+            with closing(TensorFile(path)) as file:
                 table = file.read("table")
             if file.metadata.get("digest") == _digest(key, table):
                 with suppress(OSError):  # another's file, or one that cannot be written

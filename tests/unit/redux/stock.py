@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from shared.jobs import Recipe
+from tests.bench.gpu_models import NO_TEXT_ENCODERS
 from worker.redux.latents import noise
 from worker.redux.weights import Weights
-
-NO_TEXT_ENCODERS = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
 
 
 def stock_pipeline(folder: Path, weights: Weights) -> FluxPipeline:

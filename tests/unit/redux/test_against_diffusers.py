@@ -10,10 +10,10 @@ from PIL import Image, ImageChops, ImageStat
 from torch import Tensor
 
 from shared.jobs import Recipe
+from tests.bench.gpu_models import NO_TEXT_ENCODERS
 from tests.unit.redux.pictures import beach, portrait
 from tests.unit.redux.running import difference, finish, load, make_model, recipe, source, start
 from tests.unit.redux.stock import (
-    NO_TEXT_ENCODERS,
     stock_context,
     stock_decoded,
     stock_latents,

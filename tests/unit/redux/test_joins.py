@@ -1,6 +1,5 @@
 """Trajectories that join, leave and end in any order, in calls of any rows, are what they are alone."""
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageChops
 from torch import Tensor
 
 from shared.clock import Clock
 from shared.errors import LeaseLost
 from shared.jobs import Recipe
+from tests.models import Follower
+from tests.samples import alike
 from tests.servers import wait_until
 from tests.unit.redux.pictures import beach, portrait
 from tests.unit.redux.running import difference, finish, recipe, source, start
@@ -97,27 +97,10 @@ def _advance_some(model: ReduxModel, rows: list[Trajectory], random: Random) -> 
         model.advance(random.sample(fitting, random.randint(1, len(fitting))))
 
 
-class Impatient:
-    """Who cancels a job before one of its calls."""
-
-    low, accepted = False, math.inf
-
-    def __init__(self, patience: float) -> None:
-        self._left = patience  #: calls
-
-    def check(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise LeaseLost
-
-    def tell(self, made: Sequence[int], steps: int) -> None:
-        """Take no note."""
-
-
 def test_the_engine_makes_of_each_job_what_it_makes_alone(model: ReduxModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs that are all there at once, two of them canceled under way; any of one size share a call."""
     random, calls, advance = Random(5), list[list[Trajectory]](), model.advance
-    small, large, never = (64, 64), (96, 64), math.inf
+    small, large, never = (64, 64), (96, 64), -1  # steps of its own after which a job is canceled
     jobs = [
         ("beach", recipe([1, 2], size=small, steps=2), never),
         ("portrait", recipe([3, 4], size=small, steps=3, guidance_scale=1.0), 2),
@@ -143,21 +126,18 @@ def test_the_engine_makes_of_each_job_what_it_makes_alone(model: ReduxModel, mon
     engine = Engine(model, Clock(), timedelta(minutes=1), call_tokens=6 * 16)
     with ThreadPoolExecutor(len(jobs)) as pool:
         futures = [
-            pool.submit(engine.vary, source(PICTURES[name]), wish, Impatient(patience)) for name, wish, patience in jobs
+            pool.submit(engine.vary, source(PICTURES[name]), wish, Follower(end_at)) for name, wish, end_at in jobs
         ]
         wait_until(lambda: engine._inbox.qsize() == len(jobs))
         engine.start()
-        for future, (_, _, patience), expected in zip(futures, jobs, alone, strict=True):
-            if patience < math.inf:
+        for future, (_, _, end_at), expected in zip(futures, jobs, alone, strict=True):
+            if end_at != never:
                 assert isinstance(future.exception(60), LeaseLost)
             else:
-                assert all(alike(*pair) for pair in zip(future.result(60).pictures, expected, strict=True))
+                assert all(
+                    alike([one], [other]) >= 0.999
+                    for one, other in zip(future.result(60).pictures, expected, strict=True)
+                )
     engine.stop()
     assert max(len({id(row.context) for row in rows}) for rows in calls) > 1
     assert max(map(len, calls)) > 2
-
-
-def alike(one: Image.Image, other: Image.Image) -> bool:
-    """Say whether 99.9 % of the values differ by one level of 255 at most."""
-    differences = ImageChops.difference(one, other).tobytes()
-    return differences.count(0) + differences.count(1) >= 0.999 * len(differences)

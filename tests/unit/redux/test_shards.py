@@ -1,6 +1,7 @@
 """Tensors as they stand in safetensors files; safetensors itself says what is right."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def test_every_tensor_is_read_as_it_was_written(path: Path, tensors: dict[str, Tensor]) -> None:
-    with TensorFile(path) as file:
+    with closing(TensorFile(path)) as file:
         assert set(file.names) == set(tensors)
         assert file.metadata == {"said": "so"}
         assert all(same(file.read(name), tensor) for name, tensor in tensors.items())
@@ -48,12 +49,12 @@ def test_what_the_system_reads_in_pieces_is_whole(
         return whole(file, [buffers[0][:7]], at)
 
     monkeypatch.setattr(os, "preadv", some)
-    with TensorFile(path) as file:
+    with closing(TensorFile(path)) as file:
         assert all(same(file.read(name), tensor) for name, tensor in tensors.items())
 
 
 def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end(path: Path) -> None:
-    with TensorFile(path) as file:
+    with closing(TensorFile(path)) as file:
         os.truncate(path, path.stat().st_size - 1)
         with pytest.raises(OSError, match=f"{file.names[-1]}"):
             file.read(file.names[-1])
@@ -62,5 +63,8 @@ def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end(path: P
 
 def test_numbers_that_no_network_has_are_named(tmp_path: Path) -> None:
     save_file({"odd": torch.zeros(2, dtype=torch.int64)}, tmp_path / "odd")
-    with TensorFile(tmp_path / "odd") as file, pytest.raises(ValueError, match=r"odd in .* has dtype I64, allowed are"):
+    with (
+        closing(TensorFile(tmp_path / "odd")) as file,
+        pytest.raises(ValueError, match=r"odd in .* has dtype I64, allowed are"),
+    ):
         file.read("odd")

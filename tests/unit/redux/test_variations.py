@@ -1,6 +1,5 @@
 """What makes a picture: the source, the seed, nothing else."""
 
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from PIL import Image, ImageStat
 
 from shared.errors import ModelFailed
 from shared.jobs import OutputFormat
+from tests.samples import alike, opened
 from tests.unit.redux.pictures import beach, portrait
 from tests.unit.redux.running import difference, finish, load, make_model, recipe, source, start
 from worker.encoding import encode
@@ -62,8 +62,8 @@ def test_a_png_of_a_job_alone_equals_the_one_made_among_neighbours(
     for step in range(wish.num_inference_steps):
         model.advance([*others[: step % 4], ours, *others[step % 4 :]])
     files = [encode(model.decode(row)(), OutputFormat.PNG, 80) for row in (alone, ours)]
-    one, other = (torch.tensor(list(Image.open(BytesIO(file)).tobytes())) for file in files)
-    assert ((one - other).abs() <= 1).float().mean() >= 0.999
+    one, other = map(opened, files)
+    assert alike([one], [other]) >= 0.999
 
 
 def test_jobs_that_take_turns_do_not_disturb_each_other(model: ReduxModel) -> None:
