@@ -36,7 +36,7 @@ class Accounts:
         self._model = model
         self._open: deque[_Call] = deque()
         self._settling = Lock()
-        self._paces: deque[tuple[float, float]] = deque(maxlen=PACES)  #: TFLOP, and seconds for them
+        self._paces: deque[tuple[float, float, float]] = deque(maxlen=PACES)  #: TFLOP/s, TFLOP, seconds
         self.speed = 0.0  #: TFLOP/s of the last steps; 0 before the first
 
     def measured(self, chosen: Mapping[Work, list[int]], call: Callable[[], Made], *, is_step: bool) -> Made:
@@ -74,6 +74,7 @@ class Accounts:
                     self._pace(call.rows * step_teraflops(call.size), seconds)
 
     def _pace(self, work: float, seconds: float) -> None:
-        self._paces.append((work, max(seconds, 1e-9)))
-        paces = sorted(self._paces, key=lambda pace: pace[0] / pace[1])[len(self._paces) > 1 :]
-        self.speed = sum(work for work, _ in paces) / sum(took for _, took in paces)
+        seconds = max(seconds, 1e-9)
+        self._paces.append((work / seconds, work, seconds))
+        _, works, times = zip(*sorted(self._paces)[len(self._paces) > 1 :], strict=True)
+        self.speed = sum(works) / sum(times)

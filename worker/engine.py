@@ -287,6 +287,6 @@ class Engine:
 
     def _tell(self) -> None:
         """Say how much there is left to do."""
-        left = sum(work.flight().left for work in self._works)
+        left = sum(work.left for work in self._works)
         self.seconds_left = left / self.speed if self.speed else math.inf if left else 0.0
         metrics.jobs(begun=sum(bool(work.rows) for work in self._works), all_of_them=len(self._works))

@@ -86,6 +86,8 @@ class Work:
         self.prepared = prepared
         self.recipe = recipe
         self.watch = watch
+        self.step_work = step_teraflops(recipe.size)
+        self.row_work = recipe.num_inference_steps * self.step_work + decode_teraflops(recipe.size)  #: of one variation
         self.entered = self.served = now
         self.arrived = min(now, watch.accepted)
         self.spent = Spent()
@@ -98,21 +100,24 @@ class Work:
         """Places of the trajectories that still need steps."""
         return list(range(len(self.pictures), len(self.recipe.seeds)))
 
+    @property
+    def left(self) -> float:
+        """TFLOP until it is done, decoding included."""
+        made = sum(row.step for row in self.rows[len(self.pictures) :])
+        return (len(self.recipe.seeds) - len(self.pictures)) * self.row_work - made * self.step_work
+
     def drop(self) -> None:
         """Let go of everything, for a traceback may keep this job alive, and with it the device's memory."""
         vars(self).clear()
 
     def flight(self) -> Flight:
         """Return how far the job is, as the policy sees it."""
-        recipe, rows = self.recipe, self.open
-        step, decode = step_teraflops(recipe.size), decode_teraflops(recipe.size)
-        made = sum(self.rows[place].step for place in rows) if self.rows else 0
         return Flight(
-            size=recipe.size,
-            rows=len(rows),
-            step_work=step,
-            left=(len(rows) * recipe.num_inference_steps - made) * step + len(rows) * decode,
-            total=len(recipe.seeds) * (recipe.num_inference_steps * step + decode),
+            size=self.recipe.size,
+            rows=len(self.recipe.seeds) - len(self.pictures),
+            step_work=self.step_work,
+            left=self.left,
+            total=len(self.recipe.seeds) * self.row_work,
             arrived=self.arrived,
             entered=self.entered,
             served=self.served,
