@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shared import dispatch_store, presence
 from shared.backlog import Backlog
-from shared.dispatch_store import Shares
+from shared.dispatch_store import Messages, Shares
 from shared.ids import JobId
 from shared.job_index import Queue, want_room
 from shared.job_store import JobStore
@@ -23,15 +23,13 @@ class Look(NamedTuple):
     late: list[JobId]  #: jobs whose deadline has passed
     queues: Mapping[Queue, int]  #: queued work in TFLOP
     shares: Shares
-    unpublished: int  #: queued jobs without a message
-    published: int  #: queued jobs whose message is under way
-    oldest: dict[JobId, float]  #: the oldest of these, with the time at which it went out
+    messages: Messages
     running: list[JobId]  #: that somebody holds
     lost: list[JobId]  #: running jobs whose lease is gone
 
     def overdue(self, patience: timedelta) -> list[JobId]:
         """Return the queued jobs whose message went out longer ago than that."""
-        return [job_id for job_id, at in self.oldest.items() if at <= self.at - patience.total_seconds()]
+        return [job_id for job_id, at in self.messages.oldest.items() if at <= self.at - patience.total_seconds()]
 
     @property
     def ahead(self) -> int:
@@ -43,7 +41,7 @@ class Look(NamedTuple):
         """What is told to others, but for what waits."""
         speeds = [life.speed for life in self.lives.values() if life.speed]
         return Backlog(
-            published=self.published,
+            published=self.messages.published,
             running=len(self.running),  # those of dead workers take nobody's room
             workers=len(self.lives),
             slots=sum(life.slots for life in self.lives.values()),
@@ -68,11 +66,10 @@ def look(store: JobStore, *, wait: timedelta | None, wants_room: bool, now: date
         dispatch_store.backlog(),
         dispatch_store.shares(),
         # In this order a job that is claimed in between counts twice, and never not at all.
-        dispatch_store.unpublished_count(),
-        dispatch_store.published(limit),
+        dispatch_store.messages(limit),
         store.running(),
     ]
     first: list[Program[Any]] = [dispatch_store.wait_for_ring(wait)] if wait else []
     first += [commit([], want_room())] if wants_room else []
-    *seen, (published, oldest), (running, lost) = (yield from together([*first, *asked]))[len(first) :]
-    return Look._make([*seen, published, oldest, running, lost])
+    *seen, (running, lost) = (yield from together([*first, *asked]))[len(first) :]
+    return Look._make([*seen, running, lost])

@@ -117,9 +117,10 @@ class Dispatcher:
             self._repair()
             state = seen.standing
             self._tell(state, seen.running)
-            if seen.unpublished:
+            unpublished = seen.messages.unpublished
+            if unpublished:
                 self._publish(seen, state)
-            left = seen.unpublished > self._sent
+            left = unpublished > self._sent
             self._hurries, self._wants_room = left and not self._wants_room, left
             if overdue := seen.overdue(self._settings.dispatcher.republish_seconds):
                 self._publish_again(overdue, seen)

@@ -43,6 +43,14 @@ class Waiting(NamedTuple):
     again: bool = False  #: it was started before
 
 
+class Messages(NamedTuple):
+    """How it stands with the messages of queued jobs; a job that is claimed meanwhile may count."""
+
+    unpublished: int  #: jobs without one; a job whose record is gone may hide another until its message is overdue
+    published: int  #: jobs whose message is under way
+    oldest: Mapping[JobId, float]  #: the oldest of these, with the server's time, in seconds, at which it went out
+
+
 class UnderWay(NamedTuple):
     """A job that was published or runs."""
 
@@ -134,21 +142,16 @@ def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
     return {job_id for job_id, (ahead,) in zip(jobs, told, strict=True) if ahead == AHEAD}
 
 
-def unpublished_count() -> Program[int]:
-    """Return how many queued jobs have no message under way; one that is claimed meanwhile may count.
-
-    One whose record is gone may hide another until its message is overdue.
-    """
-    counts = [("ZCARD", index(EVERYWHERE, JobStatus.QUEUED)), ("ZCARD", PUBLISHED)]
-    # One that was set aside while it waited for its message is in no index, but gets it all the same.
-    queued, sent, aside = yield [*counts, ("ZINTERCARD", 2, UNREADABLE, PUBLISHED)]
-    return int(queued) - int(sent) + int(aside)
-
-
-def published(limit: int) -> Program[tuple[int, dict[JobId, float]]]:
-    """Return how many queued jobs have a message under way, and since when, by the server's time, the oldest have."""
-    count, oldest = yield [("ZCARD", PUBLISHED), ("ZRANGE", PUBLISHED, 0, limit - 1, "WITHSCORES")]
-    return int(count), {JobId(job_id): at for job_id, at in oldest}
+def messages(limit: int) -> Program[Messages]:
+    """Return how many queued jobs have a message under way, and since when so many of them at most."""
+    queued, sent, aside, oldest = yield [
+        ("ZCARD", index(EVERYWHERE, JobStatus.QUEUED)),
+        ("ZCARD", PUBLISHED),
+        # One that was set aside while it waited for its message is in no index, but gets it all the same.
+        ("ZINTERCARD", 2, UNREADABLE, PUBLISHED),
+        ("ZRANGE", PUBLISHED, 0, limit - 1, "WITHSCORES"),
+    ]
+    return Messages(int(queued) - int(sent) + int(aside), int(sent), {JobId(job_id): at for job_id, at in oldest})
 
 
 def backlog() -> Program[dict[Queue, int]]:
