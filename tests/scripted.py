@@ -72,7 +72,7 @@ def scripted(*answers: Answer) -> Iterator[Scripted]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = handle_any  # noqa: N815  the library's names
+        do_GET = do_POST = do_PUT = handle_any  # noqa: N815  the library's names
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

@@ -13,6 +13,7 @@ from shared.ids import AssetKey
 from shared.object_store import ObjectStore
 from shared.settings import StorageSettings
 from tests.memory.objects import MemoryObjects
+from tests.scripted import Answer, scripted
 from tests.servers import free_port
 
 KEY = AssetKey("images/a cat & co.png")
@@ -71,3 +72,26 @@ def test_a_storage_that_is_away_is_told_from_one_that_refuses_us(storage: Storag
     wrong = ObjectStore(storage.model_copy(update={"secret_key": SecretStr("wrong-secret")}))
     with pytest.raises(Misconfigured, match="refuses us"):
         wrong.put(KEY, b"bytes", "image/png")
+
+
+CUT = Answer(200, b"half", {"content-length": "8", "connection": "close"})
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+@pytest.mark.parametrize("answer", [CUT, Answer(503, SLOW_DOWN), Answer(None)], ids=["cut", "refused", "none"])
+def test_an_object_is_got_whole_or_not_at_all(storage: StorageSettings, answer: Answer) -> None:
+    with scripted(answer) as script, pytest.raises(StorageUnavailable):
+        ObjectStore(storage.model_copy(update={"endpoint": script.url}), tries=1).get(KEY)
+    with scripted(answer, Answer(200, b"the whole")) as script:
+        assert ObjectStore(storage.model_copy(update={"endpoint": script.url})).get(KEY) == b"the whole"
+
+
+def test_an_object_counts_as_stored_only_if_nothing_but_its_etag_is_said(storage: StorageSettings) -> None:
+    etag = {"etag": '"1"'}
+    with scripted(Answer(200, SLOW_DOWN, etag), Answer(200, SLOW_DOWN, etag), Answer(200, b"", etag)) as script:
+        store = ObjectStore(storage.model_copy(update={"endpoint": script.url}), tries=1)
+        with pytest.raises(StorageUnavailable):
+            store.put(KEY, b"bytes", "image/png")
+        assert store.put(KEY, b"bytes", "image/png") == '"1"'
+    assert [(asked.method, asked.body) for asked in script.asked] == 3 * [("PUT", b"bytes")]
+    assert {asked.headers["user-agent"].partition(" ")[0] for asked in script.asked} == {"reduxq"}
