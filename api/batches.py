@@ -153,7 +153,7 @@ async def list_batches(
     """List the team's batches, newest first; ``nextCursor`` as ``cursor`` leads on, null means there are no more."""
     found = await services.run(batch_store.page(caller.team_id, limit + 1, cursor))
     reports = await services.run(together([batch_store.report(batch_id) for batch_id, _ in found[:limit]]))
-    shown = [_view(services, report)["batch"] for report in reports if report]
+    shown = [batch_answer(report, services.objects)["batch"] for report in reports if report]
     return {"batches": shown, "nextCursor": str(found[limit - 1][1]) if len(found) > limit else None}
 
 
@@ -168,7 +168,7 @@ async def read_batch(uuid: str, caller: Caller, services: ServicesDep, wait: Wai
             found = await _report(services, caller, BatchId(uuid))
     except NotFound:
         return {"batch": None}
-    return _view(services, found)
+    return batch_answer(found, services.objects)
 
 
 @router.get("/{uuid}/items")
@@ -249,8 +249,4 @@ async def _has_ended(services: Services, batch_id: BatchId) -> bool:
 
 
 async def _shown(services: Services, caller: ApiKey, batch_id: BatchId) -> dict[str, Any]:
-    return _view(services, await _report(services, caller, batch_id))
-
-
-def _view(services: Services, report: BatchReport) -> dict[str, Any]:
-    return batch_answer(report, services.objects)
+    return batch_answer(await _report(services, caller, batch_id), services.objects)

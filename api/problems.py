@@ -80,16 +80,14 @@ def status_of(kind: type[errors.ReduxqError], *, openai: bool) -> HTTPStatus:
 
 def add_handlers(app: FastAPI) -> None:
     """Answer every error in the envelope."""
-    app.add_exception_handler(errors.ReduxqError, _on_ours)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(ClientDisconnect, _on_hung_up)
-    app.add_exception_handler(Exception, _on_unexpected)
+    app.exception_handler(errors.ReduxqError)(_on_ours)
+    app.exception_handler(RequestValidationError)(_on_invalid)
+    app.exception_handler(HTTPException)(_on_http)
+    app.exception_handler(ClientDisconnect)(_on_hung_up)
+    app.exception_handler(Exception)(_on_unexpected)
 
 
-async def _on_ours(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, errors.ReduxqError):
-        raise error
+async def _on_ours(request: Request, error: errors.ReduxqError) -> JSONResponse:
     status = status_of(type(error), openai=_asks_openai(request))
     message, headers = error.message, {}
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -102,15 +100,11 @@ async def _on_ours(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, status, error.code, message, headers=headers, details=getattr(error, "details", ()))
 
 
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, RequestValidationError):
-        raise error
+async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     return await _on_ours(request, explained(error.errors()))
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, HTTPException):
-        raise error
+async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     what = {
         HTTPStatus.NOT_FOUND: f"there is no {request.url.path} here",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
