@@ -79,7 +79,7 @@ def status_of(kind: type[errors.ReduxqError], *, openai: bool) -> HTTPStatus:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error in the envelope."""
+    """Answer every error in the envelope; the decorator takes handlers of one kind of error, the method only of any."""
     app.exception_handler(errors.ReduxqError)(_on_ours)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http)

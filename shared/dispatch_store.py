@@ -143,7 +143,7 @@ def went_ahead(jobs: Sequence[JobId]) -> Program[set[JobId]]:
 
 
 def messages(limit: int) -> Program[Messages]:
-    """Return how many queued jobs have a message under way, and since when so many of them at most."""
+    """Return how many queued jobs have no message, how many have one, and since when the oldest so many have it."""
     queued, sent, aside, oldest = yield [
         ("ZCARD", index(EVERYWHERE, JobStatus.QUEUED)),
         ("ZCARD", PUBLISHED),

@@ -51,8 +51,8 @@ class ObjectStore:
 
     Args:
         settings: Where they are.
-        tries: How often a call is made before it fails, but once more if that tells why; one takes 15 s when the
-            server is frozen.
+        tries: How often boto3's client makes a call before it fails; one takes 15 s when the server is frozen. Those
+            that pass the client by are made once before that, and if this is 1 and nothing answers only once.
     """
 
     def __init__(self, settings: StorageSettings, *, tries: int = 3) -> None:
@@ -80,7 +80,7 @@ class ObjectStore:
         """Store an object and return its ETag, quotes included; after an error it may be there or not, but whole."""
         with _call("put"):
             answer = self._ask("PUT", key, body, {"Content-Type": content_type}) if isinstance(body, bytes) else None
-            if answer and not answer.content and (etag := answer.headers.get("ETag")):  # 200 may precede an error
+            if answer and not answer.content and (etag := answer.headers.get("ETag")):  # S3 may say 200, then an error
                 return etag
             return self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)["ETag"]
 
@@ -123,6 +123,9 @@ class ObjectStore:
 
         Returns:
             The answer, a success and whole; None: let the client see what is the matter.
+
+        Raises:
+            BotoCoreError: If nothing answers the only try.
         """
         address = f"{self._client.meta.endpoint_url.rstrip('/')}/{self.bucket}/{quote(key)}"
         request = AWSRequest(method, address, {"User-Agent": AGENT, **(headers or {})}, body)
@@ -133,7 +136,8 @@ class ObjectStore:
             if self._tries > 1:
                 return None
             raise
-        whole = int(answer.headers.get("Content-Length", len(answer.content))) == len(answer.content)  # nobody looks
+        size = str(len(answer.content))
+        whole = answer.headers.get("Content-Length", size) == size  # the session does not compare them
         return answer if answer.status_code == HTTPStatus.OK and whole else None
 
     @property

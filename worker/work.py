@@ -86,8 +86,9 @@ class Work:
         self.prepared = prepared
         self.recipe = recipe
         self.watch = watch
-        self.step_work = step_teraflops(recipe.size)
-        self.row_work = recipe.num_inference_steps * self.step_work + decode_teraflops(recipe.size)  #: of one variation
+        size, steps = recipe.size, recipe.num_inference_steps
+        self.step_work = step_teraflops(size)  #: TFLOP of one step of one variation
+        self.row_work = steps * self.step_work + decode_teraflops(size)  #: TFLOP of one variation
         self.entered = self.served = now
         self.arrived = min(now, watch.accepted)
         self.spent = Spent()

@@ -3,6 +3,7 @@
 import time
 from datetime import timedelta
 from io import BytesIO
+from typing import Any
 
 import httpx
 import pytest
@@ -78,12 +79,37 @@ CUT = Answer(200, b"half", {"content-length": "8", "connection": "close"})
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
-@pytest.mark.parametrize("answer", [CUT, Answer(503, SLOW_DOWN), Answer(None)], ids=["cut", "refused", "none"])
-def test_an_object_is_got_whole_or_not_at_all(storage: StorageSettings, answer: Answer) -> None:
+def test_bytes_pass_the_client_by(storage: StorageSettings) -> None:
+    def fail(**_: Any) -> None:
+        raise AssertionError("the client was asked")
+
+    store = ObjectStore(storage)
+    store._client.meta.events.register("before-call.s3", fail)
+    assert store.put(KEY, b"bytes", "image/png").startswith('"')
+    assert store.get(KEY) == b"bytes"
+    with pytest.raises(AssertionError):
+        store.delete(KEY)
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls"), [(CUT, 2), (Answer(503, SLOW_DOWN), 2), (Answer(None), 1)], ids=["cut", "refused", "none"]
+)
+def test_an_object_is_got_whole_or_not_at_all(storage: StorageSettings, answer: Answer, calls: int) -> None:
     with scripted(answer) as script, pytest.raises(StorageUnavailable):
         ObjectStore(storage.model_copy(update={"endpoint": script.url}), tries=1).get(KEY)
+    assert len(script.asked) == calls
     with scripted(answer, Answer(200, b"the whole")) as script:
         assert ObjectStore(storage.model_copy(update={"endpoint": script.url})).get(KEY) == b"the whole"
+
+
+def test_an_object_that_is_not_there_is_told_from_others_whatever_length_the_answer_claims(
+    storage: StorageSettings,
+) -> None:
+    with (
+        scripted(Answer(404, b"", {"content-length": "0, 0", "connection": "close"})) as script,
+        pytest.raises(NotFound),
+    ):
+        ObjectStore(storage.model_copy(update={"endpoint": script.url}), tries=1).get(KEY)
 
 
 def test_an_object_counts_as_stored_only_if_nothing_but_its_etag_is_said(storage: StorageSettings) -> None:
