@@ -114,7 +114,10 @@ class ObjectStore:
 
     def location(self, key: AssetKey) -> str:
         """Return the object's address, as the clients reach it, without a signature."""
-        return f"{self._public_endpoint}/{self.bucket}/{quote(key)}"
+        return self._address(self._public_endpoint, key)
+
+    def _address(self, endpoint: str, key: AssetKey) -> str:
+        return f"{endpoint.rstrip('/')}/{self.bucket}/{quote(key)}"
 
     def _ask(
         self, method: str, key: AssetKey, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -127,7 +130,7 @@ class ObjectStore:
         Raises:
             BotoCoreError: If nothing answers the only try.
         """
-        address = f"{self._client.meta.endpoint_url.rstrip('/')}/{self.bucket}/{quote(key)}"
+        address = self._address(self._client.meta.endpoint_url, key)
         request = AWSRequest(method, address, {"User-Agent": AGENT, **(headers or {})}, body)
         S3SigV4Auth(self._frozen, "s3", self._settings.region).add_auth(request)  # type: ignore[arg-type]
         try:

@@ -1,7 +1,7 @@
 """How long the model's calls take: for which job, in which size, and so how fast the engine is."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -39,7 +39,7 @@ class Accounts:
         self._paces: deque[tuple[float, float, float]] = deque(maxlen=PACES)  #: TFLOP/s, TFLOP, seconds
         self.speed = 0.0  #: TFLOP/s of the last steps; 0 before the first
 
-    def measured(self, chosen: Mapping[Work, list[int]], call: Callable[[], Made], *, is_step: bool) -> Made:
+    def measured(self, chosen: Mapping[Work, Sequence[int]], call: Callable[[], Made], *, is_step: bool) -> Made:
         """Make a call, whose time is the jobs' by their rows.
 
         Args:

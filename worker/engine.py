@@ -7,7 +7,7 @@ and leave between calls, so a cancel takes effect within one call and a preview 
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -254,7 +254,7 @@ class Engine:
             if not work.open:
                 self._leave(work)
 
-    def _make(self, kind: str, chosen: dict[Work, list[int]], call: Callable[[], Made]) -> Made:
+    def _make(self, kind: str, chosen: Mapping[Work, Sequence[int]], call: Callable[[], Made]) -> Made:
         """Make a call of the model for these jobs, with the places of their rows."""
         self._doing = kind
         made = self._accounts.measured(chosen, call, is_step=kind == "step")

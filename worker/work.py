@@ -97,15 +97,15 @@ class Work:
         self.done: Future[list[Callable[[], Picture]]] = Future()
 
     @property
-    def open(self) -> list[int]:
+    def open(self) -> Sequence[int]:
         """Places of the trajectories that still need steps."""
-        return list(range(len(self.pictures), len(self.recipe.seeds)))
+        return range(len(self.pictures), len(self.recipe.seeds))
 
     @property
     def left(self) -> float:
         """TFLOP until it is done, decoding included."""
         made = sum(row.step for row in self.rows[len(self.pictures) :])
-        return (len(self.recipe.seeds) - len(self.pictures)) * self.row_work - made * self.step_work
+        return len(self.open) * self.row_work - made * self.step_work
 
     def drop(self) -> None:
         """Let go of everything, for a traceback may keep this job alive, and with it the device's memory."""
@@ -115,7 +115,7 @@ class Work:
         """Return how far the job is, as the policy sees it."""
         return Flight(
             size=self.recipe.size,
-            rows=len(self.recipe.seeds) - len(self.pictures),
+            rows=len(self.open),
             step_work=self.step_work,
             left=self.left,
             total=len(self.recipe.seeds) * self.row_work,
